@@ -1,0 +1,1 @@
+"""What runs: recipe, sources, plan, the Ray Data graph, sink, publish, ledger, report, command line."""

@@ -1,0 +1,208 @@
+"""The whole graph of a run, top to bottom: read and decode, model pools, spectrograms and staging, receipts.
+
+Ray Data fuses the CPU steps that stand next to each other, so an ingest without models is one task from bytes to
+Parquet. Spectrograms come after the pools: they are wanted by nobody but the sink, and would double what travels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from pipelines.recipe import Recipe, SegmentsSection
+from pipelines.shares import Shares
+from pipelines.sink import LakeSink
+from pipelines.stages import Stage
+from pipelines.store import Store
+from schemas.records import Plan
+from schemas.wire import WIRE
+from workers.actors import ModelStage, PoolMember, PoolSpec
+from workers.decode import DecodeLimits
+from workers.features import SpectrogramStage, add_spectrograms
+from workers.ingest import Ingester, IngestSettings, Recording
+from workers.objects import Source
+from workers.segments import SegmentSettings
+from workers.spectrogram import SpectrogramSettings
+
+TASK_BYTES: Final = 48 << 20  # of source objects: 3 s of work and more for most formats
+TASK_ROWS: Final = 1024
+TASKS_PER_CORE: Final = 4  # at least, where the plan has the units for it: the last task is waited for alone
+INGEST_BLOCK_SECONDS: Final = 2400.0  # 77 MB of samples: a fragment worth publishing as it is
+MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
+BYTES_PER_SECOND: Final = 32_000  # int16 at 16 kHz
+GPU_BATCH_ROWS: Final = 256
+NO_PROGRESS_SECONDS: Final = 3 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one read task does: units of the plan, and the positions in each that are done already."""
+
+    units: tuple[int, ...]
+    done: tuple[frozenset[int], ...]
+
+
+def run_graph(
+    store: Store, plan: Plan, recipe: Recipe, stages: list[Stage], shares: Shares, tasks: list[Task], sink: LakeSink
+) -> None:
+    """Execute one attempt: everything in `tasks` ends as fragments and receipts in the sink's staging folder."""
+    pools = pools_of(stages)
+    _configure(MODEL_BLOCK_SECONDS if pools else INGEST_BLOCK_SECONDS)
+
+    planned = PlannedRecordings(store, plan, tasks, ingest_settings(recipe, with_pools=bool(pools)))
+    dataset = ray.data.read_datasource(planned, override_num_blocks=len(tasks), num_cpus=shares.task_cpus)
+    for pool, share in zip(pools, shares.pools, strict=True):
+        dataset = dataset.map_batches(
+            PoolMember,
+            fn_constructor_args=(pool_spec(pool, recipe, share.threads),),
+            compute=ActorPoolStrategy(size=share.actors, max_tasks_in_flight_per_actor=2),
+            batch_size=GPU_BATCH_ROWS if share.gpus else None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            num_cpus=share.cpus,
+            num_gpus=share.gpus or None,
+        )
+    finish = partial(compute_and_stage, spectrograms=spectrogram_stages(stages), recipe=recipe, sink=sink)
+    dataset = dataset.map_batches(
+        finish, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=shares.task_cpus
+    )
+    dataset.write_datasink(sink, ray_remote_args={"num_cpus": shares.task_cpus})
+
+
+def _configure(block_seconds: float) -> None:
+    """Set what Ray Data does beyond the graph; a dataset captures it when it is made."""
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = int(block_seconds * BYTES_PER_SECOND * 0.8)  # our blocks go on as they are
+    context.execution_options.preserve_order = False
+    context.enable_fallback_to_arrow_object_ext_type = False  # a type we did not declare is a bug, not a pickle
+    context.max_errored_blocks = 0  # errors are rows; a lost block would be lost data
+    context.actor_init_retry_on_errors = True
+    context.max_consecutive_actor_init_deaths = 3
+    context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
+    context.print_on_execution_start = False
+
+
+class PlannedRecordings(Datasource):
+    """The recordings of a plan as Ray Data reads them: a read task per Task, each fetching only its units' rows."""
+
+    def __init__(self, store: Store, plan: Plan, tasks: list[Task], settings: IngestSettings) -> None:
+        super().__init__()
+        self._store, self._plan, self._tasks, self._settings = store, plan, tasks, settings
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return None: what compressed audio decodes to is not known before."""
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        """Return one read task per Task; how many there are was decided when they were packed."""
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        read = partial(read_recordings, self._store, self._plan.recordings_file, settings=self._settings)
+        return [ReadTask(partial(read, task), metadata, schema=WIRE) for task in self._tasks]
+
+
+def read_recordings(store: Store, recordings_file: str, task: Task, settings: IngestSettings) -> Iterator[pa.Table]:
+    """Fetch, decode and cut the recordings of one task; yield wire tables."""
+    yield from _ingester(settings).ingest(planned_recordings(store, recordings_file, task))
+
+
+@lru_cache(maxsize=1)
+def _ingester(settings: IngestSettings) -> Ingester:
+    """Keep the ingester, and so its decoder child, for the next task of this worker process."""
+    return Ingester(settings)
+
+
+def planned_recordings(store: Store, recordings_file: str, task: Task) -> Iterator[Recording]:
+    """Yield the recordings of a task that are not done yet."""
+    with store.filesystem.open(store.full(recordings_file), "rb") as file:
+        plan = pq.ParquetFile(file)
+        for unit, done in zip(task.units, task.done, strict=True):
+            for position, row in enumerate(plan.read_row_group(unit).to_pylist()):
+                if position not in done:
+                    source = Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"])
+                    yield Recording(row["recording_id"], source, row["stages"], row["metadata"] or [])
+
+
+def compute_and_stage(
+    table: pa.Table, spectrograms: list[SpectrogramStage], recipe: Recipe, sink: LakeSink
+) -> pa.Table:
+    """Compute the spectrograms of a wire table and stage everything in it; return receipt rows."""
+    return sink.stage(add_spectrograms(table, spectrograms, recipe.audio.sample_rate))
+
+
+def pack_tasks(plan: Plan, done: dict[int, frozenset[int]], cores: float) -> list[Task]:
+    """Gather consecutive units into tasks of a few seconds of work each; `done` has the finished rows of each unit."""
+    left = [unit for unit in range(len(plan.unit_rows)) if len(done.get(unit, ())) < plan.unit_rows[unit]]
+    spread = max(1.0, cores * TASKS_PER_CORE)
+    most_bytes = min(TASK_BYTES, sum(plan.unit_bytes[unit] for unit in left) / spread)
+    most_rows = min(TASK_ROWS, sum(plan.unit_rows[unit] for unit in left) / spread)
+    tasks: list[Task] = []
+    units: list[int] = []
+    for unit in left:
+        held_bytes = sum(plan.unit_bytes[one] for one in units)
+        held_rows = sum(plan.unit_rows[one] for one in units)
+        if units and (held_bytes + plan.unit_bytes[unit] > most_bytes or held_rows + plan.unit_rows[unit] > most_rows):
+            tasks.append(_task(units, done))
+            units = []
+        units.append(unit)
+    return [*tasks, _task(units, done)] if units else tasks
+
+
+def _task(units: list[int], done: dict[int, frozenset[int]]) -> Task:
+    return Task(tuple(units), tuple(done.get(unit, frozenset()) for unit in units))
+
+
+def ingest_settings(recipe: Recipe, *, with_pools: bool) -> IngestSettings:
+    """Return what ingesting needs of a recipe."""
+    return IngestSettings(
+        sample_rate=recipe.audio.sample_rate,
+        segments=segment_settings(recipe.segments),
+        limits=DecodeLimits(recipe.limits.max_seconds, recipe.limits.max_channels),
+        max_bytes=recipe.limits.max_bytes,
+        source_options=tuple(sorted(recipe.source.storage.options().items())),
+        block_seconds=MODEL_BLOCK_SECONDS if with_pools else INGEST_BLOCK_SECONDS,
+    )
+
+
+def segment_settings(section: SegmentsSection) -> SegmentSettings:
+    """Return the workers' settings for a recipe's section."""
+    return SegmentSettings(**section.model_dump())
+
+
+def spectrogram_stages(stages: list[Stage]) -> list[SpectrogramStage]:
+    """Return the spectrograms among the stages."""
+    return [
+        SpectrogramStage(stage.id, SpectrogramSettings(**stage.settings))
+        for stage in stages
+        if stage.table == "spectrograms"
+    ]
+
+
+def pools_of(stages: list[Stage]) -> list[list[Stage]]:
+    """Return the stages by model: one pool serves all tables that a model fills."""
+    pools: dict[str, list[Stage]] = {}
+    for stage in stages:
+        if stage.checkpoint is not None:
+            pools.setdefault(stage.checkpoint.name, []).append(stage)
+    return list(pools.values())
+
+
+def pool_kinds(stages: list[Stage]) -> list[str]:
+    """Return the kind of model of each pool, in the order of pools_of."""
+    return [pool[0].checkpoint.kind for pool in pools_of(stages) if pool[0].checkpoint is not None]
+
+
+def pool_spec(pool: list[Stage], recipe: Recipe, threads: int) -> PoolSpec:
+    """Return what the members of a pool are made from."""
+    checkpoint = pool[0].checkpoint
+    assert checkpoint is not None
+    stages = tuple(ModelStage(stage.id, stage.table, stage.settings) for stage in pool)
+    return PoolSpec(checkpoint.name, checkpoint.kind, checkpoint.digest, stages, threads, recipe.pools.batch_size)

@@ -1,0 +1,243 @@
+"""The recipe: what to read, compute and write. YAML in, a frozen and checked value out."""
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipelines.errors import RecipeError
+from schemas.layout import CORPUS_PATTERN
+
+SECRETS = ("key", "secret", "token", "password", "credential")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Storage(_Section):
+    """How a store is reached. Credentials come from the environment, as for s3fs, never from a recipe."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    anon: bool | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return what is set."""
+        return self.model_dump(exclude_none=True)
+
+
+class SourceSection(_Section):
+    """What to read: a prefix or glob (`uri`), or a manifest of uris."""
+
+    uri: str | None = None
+    manifest: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    storage: Storage = Storage()
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "SourceSection":
+        if (self.uri is None) == (self.manifest is None):
+            raise ValueError("give either uri (a prefix or glob) or manifest (a CSV, JSON Lines or Parquet file)")
+        return self
+
+
+class LakeSection(_Section):
+    """Where to write."""
+
+    uri: str
+    storage: Storage = Storage()
+
+
+class AudioSection(_Section):
+    """What the audio becomes before anything else: mono at this sampling rate, Hz."""
+
+    sample_rate: Literal[16000] = 16000  # what every model and the wire expect
+
+
+class SegmentsSection(_Section):
+    """How recordings are cut."""
+
+    by: Literal["speech", "windows", "whole"] = "speech"
+    max_seconds: float = Field(default=30.0, gt=0.1, le=3600)
+    hop_seconds: float | None = Field(default=None, gt=0.01)
+    max_pause_seconds: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _hop_needs_windows(self) -> "SegmentsSection":
+        if self.hop_seconds is not None and self.by != "windows":
+            raise ValueError("hop_seconds belongs to `by: windows`")
+        return self
+
+
+class SpectrogramSection(_Section):
+    """One spectrogram of every segment; see workers.spectrogram for the defaults and their sources."""
+
+    kind: Literal["log_mel", "mfcc", "power"]
+    n_bins: int | None = Field(default=None, ge=1, le=4096)
+    window_seconds: float | None = Field(default=None, gt=0)
+    hop_seconds: float | None = Field(default=None, gt=0)
+    f_min: float | None = Field(default=None, ge=0)
+    f_max: float | None = Field(default=None, gt=0)
+    preset: Literal["whisper"] | None = None
+
+
+class EmbeddingSection(_Section):
+    """One embedding model over every segment."""
+
+    model: str
+    pooling: Literal["mean"] = "mean"
+
+
+class TagSection(_Section):
+    """One tagging model over every segment; the `top_k` best labels are kept."""
+
+    model: str
+    top_k: int = Field(default=10, ge=1, le=527)
+
+
+class TranscriptSection(_Section):
+    """One transcriber over every segment; `language` is an ISO 639-1 code, detected where not given."""
+
+    model: str
+    language: str | None = None
+    task: Literal["transcribe", "translate"] = "transcribe"
+
+
+class LimitsSection(_Section):
+    """What is refused, recording by recording, and how much of that ends the run."""
+
+    max_bytes: int = Field(default=16 << 30, gt=0)
+    max_seconds: float = Field(default=48 * 3600.0, gt=0)
+    max_channels: int = Field(default=32, ge=1)
+    max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
+
+
+class PoolSection(_Section):
+    """Resources of the model pools; what is not given is computed from the cluster."""
+
+    actors: int | None = Field(default=None, ge=1)
+    gpus_per_actor: float | None = Field(default=None, ge=0)
+    batch_size: int = Field(default=16, ge=1)
+
+
+Unique = Annotated[str, Field(pattern=CORPUS_PATTERN)]
+
+
+class Recipe(_Section):
+    """A whole recipe."""
+
+    corpus: Unique
+    source: SourceSection
+    lake: LakeSection
+    audio: AudioSection = AudioSection()
+    segments: SegmentsSection = SegmentsSection()
+    spectrograms: tuple[SpectrogramSection, ...] = ()
+    embeddings: tuple[EmbeddingSection, ...] = ()
+    tags: tuple[TagSection, ...] = ()
+    transcripts: tuple[TranscriptSection, ...] = ()
+    limits: LimitsSection = LimitsSection()
+    pools: PoolSection = PoolSection()
+
+    @field_validator("spectrograms", "embeddings", "tags", "transcripts")
+    @classmethod
+    def _each_once(cls, sections: tuple[_Section, ...]) -> tuple[_Section, ...]:
+        names = [getattr(section, "kind", None) or getattr(section, "model", None) for section in sections]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{name} is listed {names.count(name)} times; a table holds it once a segment")
+        return sections
+
+    def fingerprint(self) -> str:
+        """Return a digest of what decides which rows a run writes; resources and the failure budget do not."""
+        content = self.model_dump(mode="json", exclude={"pools": True, "limits": {"max_failed_fraction"}})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def as_yaml(self) -> str:
+        """Return the resolved recipe, defaults filled in."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `key.path=value` overrides (values are YAML).
+
+    A relative local source or lake is relative to the recipe's folder.
+
+    Raises:
+        RecipeError: the file is missing, not YAML, or not a recipe; the message names each key.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is not a readable YAML file: {error}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} is not a recipe: its top level must be a mapping with corpus, source and lake")
+    for override in overrides or []:
+        _override(content, override)
+    return _anchored(parse_recipe(content, str(path)), path.resolve().parent)
+
+
+def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
+    """Check a recipe given as a mapping; `name` is what messages call it."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise RecipeError(f"{name} is not a valid recipe:\n{problems}") from None
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override}: write it as key.path=value")
+    *parents, last = key.split(".")
+    section = content
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise RecipeError(f"--set {override}: {parent} is not a section")
+    section[last] = yaml.safe_load(text)
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    known = sorted(_known_keys(problem["loc"][:-1]))
+    nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
+    secret = any(word in str(problem["loc"][-1]).lower() for word in SECRETS)
+    return f"{where}: unknown key; " + ("credentials come from the environment, never a recipe" if secret else hint)
+
+
+def _known_keys(location: tuple[int | str, ...]) -> set[str]:
+    section: Any = Recipe
+    for part in location:
+        if isinstance(part, str):
+            section = section.model_fields[part].annotation
+            section = next((kind for kind in getattr(section, "__args__", ()) if kind is not Ellipsis), section)
+    return set(section.model_fields)
+
+
+def _anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """Make relative local paths absolute, so that every node and every later command means the same place."""
+
+    def anchor(uri: str | None) -> str | None:
+        if uri is None or re.match(r"^[a-z0-9+.-]+://", uri):
+            return uri
+        absolute = str(folder / Path(uri).expanduser())
+        return absolute + "/" if uri.endswith("/") else absolute
+
+    source = recipe.source.model_copy(
+        update={"uri": anchor(recipe.source.uri), "manifest": anchor(recipe.source.manifest)}
+    )
+    lake = recipe.lake.model_copy(update={"uri": anchor(recipe.lake.uri)})
+    return recipe.model_copy(update={"source": source, "lake": lake})

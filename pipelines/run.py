@@ -1,0 +1,169 @@
+"""A run, step by step: plan, attempt, verdict, publish, seal. Each step may be found done, by us or by another."""
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from pipelines.errors import BudgetExceeded, OpenRunConflict, PhonolakeError
+from pipelines.graph import Task, pack_tasks, pool_kinds, run_graph
+from pipelines.plan import Delta, find_delta, write_plan
+from pipelines.progress import ProgressDisplay, Tally
+from pipelines.publish import publish
+from pipelines.receipts import Evidence, collect, covered
+from pipelines.recipe import Recipe
+from pipelines.runs import Runs, find_runs, load_plan, read_table, writer_id
+from pipelines.seal import seal
+from pipelines.shares import divide, measure_cluster
+from pipelines.sink import LakeSink
+from pipelines.sources import list_source
+from pipelines.stages import Stage, stages_of
+from pipelines.store import Store
+from pipelines.verdict import decide, load_verdict
+from schemas import layout, records
+from schemas.records import Attempt, Plan, Seal, Verdict
+
+ATTEMPTS_AT_ONCE: Final = 3  # attempts of one command before it gives up
+
+
+def plan_delta(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage]) -> Delta:
+    """List the source and subtract the ledger; writes nothing."""
+    return find_delta(store, runs, recipe.corpus, list_source(recipe.source), stages)
+
+
+def run(recipe: Recipe) -> Seal | None:
+    """Carry the open run to its end, or plan and carry out a new one; None where there is nothing new.
+
+    Raises:
+        PhonolakeError: see pipelines.errors; the run stays resumable.
+    """
+    store = open_lake(recipe)
+    stages = stages_of(recipe)
+    runs = find_runs(store, recipe.corpus)
+    plan = load_plan(store, recipe.corpus, runs.open) if runs.open else _new_plan(recipe, store, runs, stages)
+    if plan is None:
+        return None
+    if plan.recipe_fingerprint != recipe.fingerprint():
+        raise OpenRunConflict(
+            f"run {plan.run} of corpus {plan.corpus} is open and was planned with another recipe "
+            f"({plan.recipe_fingerprint}, not {recipe.fingerprint()}); finish it with that recipe, kept in "
+            f"{store.url(layout.plan_file(plan.corpus, plan.run))}"
+        )
+    connect()
+    verdict = _reach_verdict(recipe, store, plan, stages)
+    return seal(store, plan, verdict, publish(store, plan, verdict))
+
+
+def open_lake(recipe: Recipe) -> Store:
+    """Return the store of a recipe's lake."""
+    return Store(recipe.lake.uri, recipe.lake.storage.options())
+
+
+def connect() -> None:
+    """Join the cluster that RAY_ADDRESS names, or start Ray in this machine."""
+    if ray.is_initialized():
+        return
+    for name in ("ray", "ray.data"):  # what matters of it is in our own messages
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="error")
+    else:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
+def _new_plan(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage]) -> Plan | None:
+    delta = plan_delta(recipe, store, runs, stages)
+    return write_plan(store, recipe, runs, delta, stages) if delta.recordings.num_rows else None
+
+
+def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]) -> Verdict:
+    """Return the run's verdict: the one that stands, or the one that attempts lead to."""
+    if store.exists(layout.verdict_file(plan.corpus, plan.run)):
+        return load_verdict(store, plan)
+    for _ in range(ATTEMPTS_AT_ONCE):
+        state = survey(store, plan)
+        if not state.missing:
+            _check_budget(recipe, plan, state.winners)
+            return decide(store, plan, state.evidence, state.winners)
+        _attempt(recipe, store, plan, stages, state)
+    state = survey(store, plan)
+    if state.missing:
+        raise PhonolakeError(
+            f"run {plan.run}: {state.missing} of {plan.recordings} recordings have no receipt after "
+            f"{ATTEMPTS_AT_ONCE} attempts; run the same command again, and report it if that does not help"
+        )
+    _check_budget(recipe, plan, state.winners)
+    return decide(store, plan, state.evidence, state.winners)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a run is: its receipts, which of them win, and which rows of each unit are done."""
+
+    evidence: Evidence
+    winners: pa.Table
+    done: dict[int, frozenset[int]]
+    missing: int
+
+
+def survey(store: Store, plan: Plan) -> State:
+    """Compare the plan with the receipts."""
+    evidence = collect(store, plan)
+    winners = evidence.winners()
+    complete = covered(winners)
+    done: dict[int, frozenset[int]] = {}
+    if len(complete):
+        ids = read_table(store, plan.recordings_file, ["recording_id"])["recording_id"]
+        mask, start = pc.is_in(ids, value_set=complete).to_numpy(), 0
+        for unit, rows in enumerate(plan.unit_rows):
+            done[unit] = frozenset(mask[start : start + rows].nonzero()[0].tolist())
+            start += rows
+    return State(evidence, winners, done, plan.recordings - sum(len(rows) for rows in done.values()))
+
+
+def _attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], state: State) -> None:
+    """Execute what is missing once."""
+    cluster = measure_cluster()
+    pools = recipe.pools
+    shares = divide(cluster, pool_kinds(stages), pools.actors, pools.gpus_per_actor)
+    tasks: list[Task] = pack_tasks(plan, state.done, cluster.cpus)
+    tally = Tally.remote()  # type: ignore[attr-defined]
+    sink = LakeSink(store, plan, _claim_attempt(store, plan), tally)
+    read = lambda: ray.get(tally.totals.remote())  # noqa: E731 - a display's view of the actor
+    with ProgressDisplay(plan.recordings, plan.recordings - state.missing, read):
+        try:
+            run_graph(store, plan, recipe, stages, shares, tasks, sink)
+        except ray.exceptions.RayError as error:
+            raise PhonolakeError(f"run {plan.run} stopped: {_cause(error)}; run the same command to resume") from error
+
+
+def _cause(error: BaseException) -> str:
+    """Return what a chain of Ray errors began with."""
+    cause = getattr(error, "cause", None) or error.__cause__
+    return _cause(cause) if cause is not None and cause is not error else f"{type(error).__name__}: {error}"
+
+
+def _claim_attempt(store: Store, plan: Plan) -> int:
+    """Take the next free attempt number, create-once."""
+    attempt = 1
+    while True:
+        record = Attempt(attempt, datetime.now(UTC).isoformat(timespec="seconds"), writer_id())
+        if store.create(layout.attempt_file(plan.corpus, plan.run, attempt), records.to_json(record)):
+            return attempt
+        attempt += 1
+
+
+def _check_budget(recipe: Recipe, plan: Plan, winners: pa.Table) -> None:
+    failed = pc.sum(pc.equal(winners["outcome"], "failed")).as_py() or 0
+    allowed = recipe.limits.max_failed_fraction
+    if failed > allowed * plan.recordings:
+        raise BudgetExceeded(
+            f"run {plan.run}: {failed} of {plan.recordings} recordings failed, more than limits.max_failed_fraction "
+            f"{allowed:g} allows; nothing is published. Look at the source, or raise the limit "
+            f"(--set limits.max_failed_fraction=1) and run again: nothing is computed twice"
+        )

@@ -1,0 +1,56 @@
+"""The seal: what a run did, written once; after it the staging folder goes."""
+
+from datetime import UTC, datetime
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.parquet import to_parquet
+from pipelines.runs import read_table, writer_id
+from pipelines.store import Store
+from schemas import layout, records
+from schemas.records import Plan, PublishedFile, Seal, Verdict
+
+_LEDGER = """
+SELECT p.recording_id, p.uri, p.size_bytes, v.outcome,
+    [k.key FOR k IN $stages IF list_contains(p.stages, k.id)] AS stages
+FROM plan p JOIN closings v USING (recording_id) ORDER BY p.recording_id
+"""
+
+
+def seal(store: Store, plan: Plan, verdict: Verdict, files: list[PublishedFile]) -> Seal:
+    """Write ledger and seal, create-once, then delete the run's staging; return the seal that stands."""
+    winners = read_table(store, verdict.rows_file)
+    closings = winners.filter(pc.is_null(winners["segment_index"]))
+    store.create(layout.ledger_file(plan.corpus, plan.run), to_parquet(_ledger(store, plan, closings)))
+    outcomes = {count["values"]: count["counts"] for count in pc.value_counts(closings["outcome"]).to_pylist()}
+    attempts = [path for path in store.list(layout.run_folder(plan.corpus, plan.run)) if "/attempts/" in path]
+    record = Seal(
+        corpus=plan.corpus,
+        run=plan.run,
+        planned_at=plan.planned_at,
+        sealed_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        attempts=len(attempts),
+        recordings=plan.recordings,
+        ok=outcomes.get("ok", 0),
+        partial=outcomes.get("partial", 0),
+        failed=outcomes.get("failed", 0),
+        audio_seconds=pc.sum(closings["seconds"]).as_py() or 0.0,
+        ledger_file=layout.ledger_file(plan.corpus, plan.run),
+        files=files,
+        stages=plan.stages,
+        writer=writer_id(),
+    )
+    store.create(layout.seal_file(plan.corpus, plan.run), records.to_json(record))
+    standing = records.read_seal(store.read(layout.seal_file(plan.corpus, plan.run)))
+    store.delete_folder(layout.staging_folder(plan.corpus, plan.run))
+    return standing
+
+
+def _ledger(store: Store, plan: Plan, closings: pa.Table) -> pa.Table:
+    connection = duckdb.connect()
+    connection.register("plan", read_table(store, plan.recordings_file))
+    connection.register("closings", closings)
+    stages = [{"id": stage.id, "key": stage.key} for stage in plan.stages]
+    return connection.sql(_LEDGER, params={"stages": stages}).to_arrow_table().cast(records.LEDGER)

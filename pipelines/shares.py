@@ -1,0 +1,109 @@
+"""Which part of a cluster each pool and the CPU tasks hold, so that all of them can run at the same time.
+
+Pools hold their share for the whole run. On a cluster with GPUs each pool gets whole GPUs while there are enough, a
+fraction where there are not; without GPUs the pools divide the cores by how much work they do, and eight pools on two
+cores run slowly instead of waiting for each other for ever. CPU tasks always keep a part of the cores.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import ray
+
+from pipelines.errors import RecipeError
+
+TASK_PART: Final = 0.25  # of the cores, for reading, decoding and writing beside CPU pools
+CPU_STEPS: Final = 2  # reading and writing must find room at once, or a full queue between them never empties
+ACTOR_THREADS: Final = 4  # beyond this one more actor serves better than one more thread
+GPU_ACTOR_CPUS: Final = 0.5  # feeding a GPU takes little of a core
+SMALLEST: Final = 0.01  # Ray knows hundredths of a core well enough
+WORK: Final = {"whisper": 8.0, "yamnet": 1.0}  # CPU seconds per audio second, relative
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What there is: CPU cores and GPUs in all, and CPU cores of the smallest node."""
+
+    cpus: float
+    gpus: float
+    node_cpus: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolShare:
+    """What one pool holds: so many actors, each with these CPUs, GPUs and threads."""
+
+    actors: int
+    cpus: float
+    gpus: float
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What the pools hold, in the order asked for, and what one CPU task asks for."""
+
+    pools: list[PoolShare]
+    task_cpus: float
+
+
+def measure_cluster() -> Cluster:
+    """Ask Ray what the connected cluster has."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = [node.get("CPU", 0.0) for node in nodes if node.get("CPU", 0.0) > 0]
+    if not cpus:
+        raise RecipeError("the cluster has no CPU to run on: start Ray with --num-cpus")
+    return Cluster(sum(cpus), sum(node.get("GPU", 0.0) for node in nodes), min(cpus))
+
+
+def divide(
+    cluster: Cluster, kinds: Sequence[str], actors: int | None = None, gpus_per_actor: float | None = None
+) -> Shares:
+    """Divide a cluster among pools of these kinds and the CPU tasks.
+
+    `actors` and `gpus_per_actor` are the recipe's wishes for each pool; None lets the cluster decide.
+
+    Raises:
+        RecipeError: the wishes do not fit; the message has the arithmetic.
+    """
+    if not kinds:
+        return Shares([], 1.0)
+    if gpus_per_actor == 0 or (gpus_per_actor is None and cluster.gpus == 0):
+        return _on_cpus(cluster, kinds, actors)
+    return _on_gpus(cluster, kinds, actors, gpus_per_actor)
+
+
+def _on_cpus(cluster: Cluster, kinds: Sequence[str], actors: int | None) -> Shares:
+    budget = cluster.cpus * (1 - TASK_PART)
+    work = sum(WORK[kind] for kind in kinds)
+    pools = []
+    for kind in kinds:
+        cores = budget * WORK[kind] / work
+        count = actors or max(1, math.floor(cores / min(ACTOR_THREADS, cluster.node_cpus)))
+        pools.append(PoolShare(count, _floor(min(cores / count, cluster.node_cpus)), 0.0, _threads(cores / count)))
+    return Shares(pools, _floor(min(1.0, cluster.cpus * TASK_PART / CPU_STEPS)))
+
+
+def _on_gpus(cluster: Cluster, kinds: Sequence[str], actors: int | None, gpus_per_actor: float | None) -> Shares:
+    fair = cluster.gpus / len(kinds)
+    gpus = gpus_per_actor or (1.0 if fair >= 1 else _floor(1 / math.ceil(1 / fair)))
+    count = actors or max(1, math.floor(fair / gpus + 1e-9))
+    asked = gpus * count * len(kinds)
+    if asked > cluster.gpus + 1e-9:
+        raise RecipeError(
+            f"pools: {len(kinds)} pools x {count} actors x {gpus:g} GPUs = {asked:g} GPUs, but the cluster has "
+            f"{cluster.gpus:g}; lower pools.actors or pools.gpus_per_actor, or leave them out"
+        )
+    cpus = min(GPU_ACTOR_CPUS, cluster.cpus * (1 - TASK_PART) / (count * len(kinds)))
+    task = min(1.0, (cluster.cpus - cpus * count * len(kinds)) / CPU_STEPS)
+    return Shares([PoolShare(count, _floor(cpus), gpus, 1)] * len(kinds), _floor(task))
+
+
+def _threads(cores: float) -> int:
+    return max(1, min(ACTOR_THREADS, math.ceil(cores)))
+
+
+def _floor(value: float) -> float:
+    return max(SMALLEST, math.floor(value * 100) / 100)

@@ -1,0 +1,72 @@
+"""The sink: wire tables become fragments, one per table and block, then a receipt that proves them.
+
+Fragments are written by `stage`, a step of the graph, and not by `write`: Ray holds everything that passes through a
+sink's `write` until the task ends (plan_write_op.py tees its input), and a ten-hour recording must not be held. What
+reaches `write` is the receipt's rows.
+"""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from ray.data import Datasink
+
+from pipelines.parquet import footer, to_parquet
+from pipelines.store import Store
+from schemas import layout, wire
+from schemas.records import Fragment, Plan, Receipt, to_json
+from workers.tabulate import RunKeys, receipt_rows, tabulate, totals
+
+RECEIPT_HEADER: Final = "phonolake.receipt"
+_PROOF: Final = wire.RECEIPT.append(pa.field("fragments", pa.string()))  # JSON, on the first row of a block
+
+
+class LakeSink(Datasink[dict[str, float]]):
+    """Writes to a run's staging folder, on behalf of one attempt."""
+
+    def __init__(self, store: Store, plan: Plan, attempt: int, tally: Any = None) -> None:
+        """Take where to write; `tally` is an actor whose `add` is told of every receipt, None for none."""
+        self._store, self._plan, self._attempt, self._tally = store, plan, attempt, tally
+        self._keys = RunKeys(plan.run, plan.corpus, datetime.fromisoformat(plan.planned_at))
+        base = next(stage for stage in plan.stages if stage.table == "segments")
+        self._base = base.id
+        self._stages = [(stage.id, stage.table) for stage in plan.stages if stage is not base]
+
+    def stage(self, block: pa.Table) -> pa.Table:
+        """Write a wire table's fragments; return the rows of its receipt."""
+        if not block.num_rows:
+            return _PROOF.empty_table()
+        tables = tabulate(block, self._keys, self._base, self._stages)
+        fragments = [asdict(self._put(table, rows)) for table, rows in tables.items()]
+        notes = pa.array([json.dumps(fragments)] + [None] * (block.num_rows - 1), pa.string())
+        return receipt_rows(block).append_column("fragments", notes)
+
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, float]:
+        """Write the receipt of everything one task staged, after all of it is there."""
+        proofs = [block for block in blocks if block.num_rows]
+        if not proofs:
+            return {}
+        proof = pa.concat_tables(proofs)
+        notes = pc.drop_null(proof["fragments"]).to_pylist()
+        receipt = Receipt(self._attempt, [Fragment(**note) for text in notes for note in json.loads(text)])
+        rows = proof.drop_columns(["fragments"]).replace_schema_metadata({RECEIPT_HEADER: to_json(receipt)})
+        name = layout.receipt_file(self._plan.corpus, self._plan.run, self._attempt, uuid.uuid4().hex)
+        self._store.put(name, to_parquet(rows))
+        counts = totals(rows)
+        if self._tally is not None:
+            self._tally.add.remote(counts)
+        return counts
+
+    def _put(self, table: str, rows: pa.Table) -> Fragment:
+        data = to_parquet(rows.replace_schema_metadata(footer(self._plan)))
+        path = layout.fragment_file(self._plan.corpus, self._plan.run, self._attempt, table, uuid.uuid4().hex)
+        self._store.put(path, data)
+        span = pc.min_max(rows["recording_id"]).as_py()
+        digest = hashlib.sha256(data).hexdigest()
+        return Fragment(table, path, rows.num_rows, len(data), digest, span["min"], span["max"])

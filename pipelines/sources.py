@@ -1,0 +1,246 @@
+"""Which objects a corpus holds: one listing, on the driver, as Arrow columns.
+
+A prefix is listed in parallel over its sub-prefixes. No Python object per listed object outlives its batch, so that a
+million objects are some 200 MB of Arrow columns.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Final
+
+import fsspec
+import fsspec.utils
+import obstore
+import pyarrow as pa
+import pyarrow.compute as pc
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+from pipelines.errors import RecipeError, StoreError
+from pipelines.manifest import read_manifest
+from pipelines.recipe import SourceSection
+from workers.objects import Options, fsspec_options, is_s3, local_path, s3_store, split_s3
+
+LISTING: Final = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string()),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("modified_ns", pa.int64()),
+        pa.field("metadata", pa.map_(pa.string(), pa.string())),
+    ]
+)
+BATCH_ROWS: Final = 10_000
+LISTERS: Final = 16
+SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest
+HEADS_IN_FLIGHT: Final = 32
+GLOB_CHARACTERS: Final = "*?["
+REFUSALS: Final = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken")
+
+Rows = Iterable[tuple[str, str | None, int, int | None]]  # uri, etag, size_bytes, modified_ns
+
+
+def list_source(source: SourceSection) -> pa.Table:
+    """Return the objects of a source, schema LISTING, each uri once.
+
+    Raises:
+        RecipeError: the bucket, folder or manifest does not exist, or no object is there.
+        StoreError: the store refuses the credentials or does not answer.
+    """
+    options = source.storage.options()
+    if source.manifest is not None:
+        listing, where = _list_manifest(source.manifest, options), source.manifest
+    else:
+        listing, where = _list_uri(source.uri or "", options), source.uri or ""
+    listing = _chosen(listing, source)
+    if not listing.num_rows:
+        raise RecipeError(f"there is no object in {where}; check source in the recipe")
+    return listing
+
+
+def _list_uri(uri: str, options: Options) -> pa.Table:
+    base, pattern = _split_glob(uri)
+    if is_s3(uri):
+        batches: Iterable[pa.RecordBatch] = _list_s3(base, options)
+    elif local_path(uri) is not None:
+        batches = _batches(_walk_local(local_path(base) or base))
+    else:
+        batches = _batches(_walk_fsspec(base, options))
+    listing = pa.Table.from_batches(batches, LISTING)
+    return listing.filter(_matches(listing["uri"], [pattern])) if pattern else listing
+
+
+def _split_glob(uri: str) -> tuple[str, str | None]:
+    """Return what comes before a glob's first wildcard, up to its folder, and the whole pattern; None without one."""
+    positions = [uri.find(character) for character in GLOB_CHARACTERS if character in uri]
+    if not positions:
+        return uri, None
+    return uri[: uri.rfind("/", 0, min(positions)) + 1], uri
+
+
+def _chosen(listing: pa.Table, source: SourceSection) -> pa.Table:
+    """Apply include and exclude: globs over the whole uri, or over its end where they do not start with a scheme."""
+    if source.include:
+        listing = listing.filter(_matches(listing["uri"], source.include))
+    if source.exclude:
+        listing = listing.filter(pc.invert(_matches(listing["uri"], source.exclude)))
+    return listing
+
+
+def _matches(uris: pa.ChunkedArray, patterns: Iterable[str]) -> pa.ChunkedArray:
+    alternatives = [
+        fsspec.utils.glob_translate(pattern if "://" in pattern or pattern.startswith("/") else f"**/{pattern}")
+        for pattern in patterns
+    ]
+    expression = "|".join(_as_re2(alternative) for alternative in alternatives)
+    return pc.match_substring_regex(uris, f"^(?:{expression})$")
+
+
+def _as_re2(expression: str) -> str:
+    """Turn a Python expression of glob_translate into one of Arrow's RE2, which knows no \\Z."""
+    return re.sub(r"\\Z$", "", expression)
+
+
+def _batches(rows: Rows) -> Iterator[pa.RecordBatch]:
+    iterator = iter(rows)
+    while chunk := list(islice(iterator, BATCH_ROWS)):
+        values = zip(*chunk, strict=True)
+        columns = [pa.array(column, field.type) for column, field in zip(values, LISTING, strict=False)]
+        columns.append(pa.nulls(len(chunk), LISTING.field("metadata").type))
+        yield pa.RecordBatch.from_arrays(columns, schema=LISTING)
+
+
+# S3
+
+
+def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
+    bucket, key = split_s3(base)
+    try:
+        store = s3_store(bucket, tuple(sorted(options.items())))
+        prefixes, batches = _spread(store, key.rstrip("/"))
+        yield from (_from_obstore(bucket, batch) for batch in batches)
+        with ThreadPoolExecutor(LISTERS) as listers:
+            for listed in listers.map(lambda prefix: list(_list_prefix(store, prefix)), prefixes):
+                yield from (_from_obstore(bucket, batch) for batch in listed)
+    except (BaseError, FileNotFoundError, PermissionError) as error:
+        raise _store_error(f"s3://{bucket}", error) from None
+
+
+def _spread(store: Any, prefix: str) -> tuple[list[str], list[pa.RecordBatch]]:
+    """Descend level by level until there are enough sub-prefixes to share out; return them and what lay above."""
+    prefixes, above = [prefix], []
+    while 0 < len(prefixes) < SPREAD:
+        levels = [obstore.list_with_delimiter(store, one or None, return_arrow=True) for one in prefixes]
+        deeper = [name for level in levels for name in level["common_prefixes"]]
+        above += [batch for level in levels for batch in pa.table(level["objects"]).to_batches()]
+        prefixes = deeper
+    return prefixes, above
+
+
+def _list_prefix(store: Any, prefix: str) -> Iterator[pa.RecordBatch]:
+    for batch in obstore.list(store, prefix or None, chunk_size=BATCH_ROWS, return_arrow=True):
+        yield pa.record_batch(batch)
+
+
+def _from_obstore(bucket: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return obstore's columns as ours; keys that end in / stand for folders and are dropped."""
+    batch = batch.filter(pc.invert(pc.ends_with(batch["path"].cast(pa.string()), "/")))
+    uris = pc.binary_join_element_wise(f"s3://{bucket}", batch["path"].cast(pa.string()), "/")
+    modified = batch["last_modified"].cast(pa.timestamp("ns", tz="UTC")).cast(pa.int64())
+    etags = pc.utf8_trim(batch["e_tag"].cast(pa.string()), '"')
+    metadata = pa.nulls(len(uris), LISTING.field("metadata").type)
+    columns = [uris, etags, batch["size"].cast(pa.int64()), modified, metadata]
+    return pa.RecordBatch.from_arrays(columns, schema=LISTING)
+
+
+def _store_error(where: str, error: Exception) -> Exception:
+    text = " ".join(str(error).split())
+    gist = _gist(text)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or gist in REFUSALS:
+        return StoreError(
+            f"{where} refuses the credentials ({gist}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        )
+    if isinstance(error, PermissionError):
+        return StoreError(f"{where}: {gist}")
+    if isinstance(error, FileNotFoundError) or gist == "NoSuchBucket":
+        return RecipeError(f"the bucket {where} does not exist; check source in the recipe")
+    return StoreError(f"{where} could not be listed: {gist}")
+
+
+def _gist(text: str) -> str:
+    """Return a store's error without the debug dump that follows it."""
+    code = re.search(r"<Code>(\w+)</Code>", text)
+    return code.group(1) if code else text.partition("Debug source")[0][:300].strip()
+
+
+# Local and other file systems
+
+
+def _walk_local(root: str) -> Rows:
+    if os.path.isfile(root):
+        yield _local_row(root)
+        return
+    if not os.path.isdir(root):
+        raise RecipeError(f"there is no folder {root}; check source in the recipe")
+    folders = [root.rstrip("/") or "/"]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                if entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.is_file():
+                    yield _local_row(entry.path)
+
+
+def _local_row(path: str) -> tuple[str, str | None, int, int | None]:
+    status = os.stat(path)
+    return os.path.abspath(path), None, status.st_size, status.st_mtime_ns
+
+
+def _walk_fsspec(root: str, options: Options) -> Rows:
+    filesystem, path = fsspec.core.url_to_fs(root, **fsspec_options(root, options))
+    scheme = root.split("://", 1)[0]
+    for _, _, files in filesystem.walk(path, detail=True):
+        for entry in files.values():
+            etag = entry.get("ETag") or entry.get("etag") or entry.get("md5Hash")
+            name = entry["name"] if scheme in ("http", "https") else f"{scheme}://{entry['name'].lstrip('/')}"
+            yield name, etag and str(etag).strip('"'), int(entry.get("size") or 0), None
+
+
+# Manifests
+
+
+def _list_manifest(manifest: str, options: Options) -> pa.Table:
+    entries = read_manifest(manifest, options)
+    uris = entries["uri"].to_pylist()
+    with ThreadPoolExecutor(HEADS_IN_FLIGHT) as askers:
+        rows = list(askers.map(lambda uri: _look_up(uri, options), uris))
+    etags, sizes, times = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    columns = [
+        entries["uri"].combine_chunks(),
+        pa.array(etags, pa.string()),
+        pa.array(sizes, pa.int64()),
+        pa.array(times, pa.int64()),
+        entries["metadata"].combine_chunks(),
+    ]
+    return pa.Table.from_arrays(columns, schema=LISTING)
+
+
+def _look_up(uri: str, options: Options) -> tuple[str | None, int, int | None]:
+    """Return etag, size and time of one object; one that is not there is planned all the same, and fails as missing."""
+    path = local_path(uri)
+    try:
+        if path is not None:
+            return _local_row(path)[1:]
+        if not is_s3(uri):
+            info = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))[0].info(uri)
+            return info.get("ETag"), int(info["size"] or 0), None
+        bucket, key = split_s3(uri)
+        head = obstore.head(s3_store(bucket, tuple(sorted(options.items()))), key)
+        return (head["e_tag"] or "").strip('"') or None, head["size"], int(head["last_modified"].timestamp() * 1e9)
+    except (FileNotFoundError, NotADirectoryError):
+        return None, 0, None
+    except (BaseError, PermissionError) as error:
+        raise _store_error(uri, error) from None

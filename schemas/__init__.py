@@ -1,0 +1,1 @@
+"""What is written: Arrow schemas, partition layout, run records, failure codes."""

@@ -1,0 +1,23 @@
+"""Why something could not be done: the closed list of failure codes."""
+
+from typing import Final
+
+CODES: Final[dict[str, str]] = {
+    "empty": "The object has no bytes, or decodes to no samples.",
+    "not_audio": "The first bytes belong to no audio or video format we know.",
+    "no_audio_track": "The container holds no audio.",
+    "unreadable": "The decoder could not open it: the header is damaged or lies.",
+    "limit_bytes": "Larger than limits.max_bytes.",
+    "limit_seconds": "Decodes to more than limits.max_seconds.",
+    "limit_channels": "More channels than limits.max_channels.",
+    "limit_rate": "A sampling rate outside 1 kHz to 768 kHz.",
+    "decoder_crashed": "The decoding process died on it.",
+    "decoder_timeout": "The decoding process gave no answer in time and was ended.",
+    "source_missing": "The object was gone when it was read.",
+    "source_changed": "The object was not the planned version when it was read.",
+    "fetch_failed": "The store did not deliver it after all retries.",
+    "model_failed": "A model raised an error on the segment.",
+}
+
+TRANSIENT: Final = frozenset({"fetch_failed", "source_changed"})
+"""Codes for which trying again may help."""

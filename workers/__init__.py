@@ -1,0 +1,1 @@
+"""What computes: functions on bytes, arrays and Arrow tables, and thin actor classes around models."""

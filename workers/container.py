@@ -1,0 +1,102 @@
+"""Which container some bytes are, told by their magic numbers, never by a name.
+
+Signatures: the file(1) database and each format's own specification. The FFmpeg demuxer is pinned from the result, so
+that FFmpeg's own probing never chooses a playlist or another format that opens further files.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+HEAD_BYTES: Final = 4096  # enough for every signature below and for a codec name in the first Ogg page
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container format.
+
+    Attributes:
+        name: what `recordings.container` says.
+        demuxer: FFmpeg's name of the demuxer that reads it.
+        soundfile: whether libsndfile decodes it.
+    """
+
+    name: str
+    demuxer: str
+    soundfile: bool = False
+
+
+WAV: Final = Container("wav", "wav", soundfile=True)
+AIFF: Final = Container("aiff", "aiff", soundfile=True)
+FLAC: Final = Container("flac", "flac", soundfile=True)
+MP3: Final = Container("mp3", "mp3", soundfile=True)
+OGG_VORBIS: Final = Container("ogg", "ogg", soundfile=True)
+OGG: Final = Container("ogg", "ogg")
+MP4: Final = Container("mp4", "mov")
+MATROSKA: Final = Container("matroska", "matroska")
+AAC_ADTS: Final = Container("aac", "aac")
+FLV: Final = Container("flv", "flv")
+AVI: Final = Container("avi", "avi")
+ASF: Final = Container("asf", "asf")
+MPEG_TS: Final = Container("mpegts", "mpegts")
+AMR: Final = Container("amr", "amr")
+CAF: Final = Container("caf", "caf")
+AU: Final = Container("au", "au")
+
+_MPEG_TS_PACKET: Final = 188  # bytes, each packet starts with 0x47
+
+
+def sniff(head: bytes) -> Container | None:
+    """Return the container that `head`, the first bytes of an object, belongs to; None for no known one."""
+    if head[:3] == b"ID3":
+        return _behind_id3(head)
+    return _by_signature(head) or _by_sync_word(head)
+
+
+def _by_signature(head: bytes) -> Container | None:
+    form = head[8:12]
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
+        return {b"WAVE": WAV, b"AVI ": AVI}.get(form)
+    if head[:4] == b"FORM" and form in (b"AIFF", b"AIFC"):
+        return AIFF
+    if head[:4] == b"OggS":
+        return OGG_VORBIS if b"\x01vorbis" in head[:256] else OGG
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return MP4
+    for magic, container in _SIGNATURES.items():
+        if head.startswith(magic):
+            return container
+    return None
+
+
+_SIGNATURES: Final[dict[bytes, Container]] = {
+    b"fLaC": FLAC,
+    b"\x1a\x45\xdf\xa3": MATROSKA,  # EBML: Matroska and WebM
+    b"FLV\x01": FLV,
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": ASF,
+    b"#!AMR": AMR,
+    b"caff": CAF,
+    b".snd": AU,
+}
+
+
+def _by_sync_word(head: bytes) -> Container | None:
+    if len(head) > _MPEG_TS_PACKET and head[0] == 0x47 and head[_MPEG_TS_PACKET] == 0x47:
+        return MPEG_TS
+    if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS: layer bits are zero
+        return AAC_ADTS
+    if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and _is_mpeg_audio_header(head):
+        return MP3
+    return None
+
+
+def _is_mpeg_audio_header(head: bytes) -> bool:
+    """Whether 4 bytes are a possible MPEG audio frame header (ISO/IEC 11172-3, 2.4.1.3): no reserved value."""
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
+    return version != 1 and layer != 0 and bitrate not in (0, 15) and rate != 3
+
+
+def _behind_id3(head: bytes) -> Container:
+    """Tell what follows an ID3v2 tag, where the tag is short enough to see past it; else MP3, its usual owner."""
+    size = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)
+    return sniff(head[size:]) or MP3 if size < len(head) else MP3

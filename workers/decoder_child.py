@@ -1,0 +1,80 @@
+"""The decoder child: reads requests from standard input, answers on standard output, and may die of what it reads.
+
+It is started by workers.decoder with `python -m workers.decoder_child`, imports no torch and no Ray, holds no
+credentials, and ends when its input ends or its parent is gone.
+"""
+
+import io
+import os
+import resource
+import sys
+import threading
+import time
+from dataclasses import asdict
+from typing import BinaryIO, Final
+
+import numpy as np
+
+from workers import frames
+from workers.decode import AudioInfo, DecodeError, DecodeLimits, decode
+
+ADDRESS_SPACE_BYTES: Final = 4 << 30
+OPEN_FILES: Final = 64
+PARENT_CHECK_SECONDS: Final = 5.0
+
+
+class _PipeSink:
+    """Writes what the decoder finds to the parent."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+
+    def opened(self, info: AudioInfo) -> None:
+        self._out.write(frames.pack(frames.OPENED, asdict(info)))
+
+    def samples(self, pcm: np.ndarray) -> None:
+        self._out.write(frames.pack(frames.SAMPLES, {}, pcm.nbytes))
+        self._out.write(pcm.data)
+
+
+def answer(request: frames.Frame, out: BinaryIO) -> None:
+    """Decode one request's object and write the outcome to `out`; whatever it raises becomes a FAILED frame."""
+    header = request.header
+    limits = DecodeLimits(header["max_seconds"], header["max_channels"])
+    try:
+        with open(header["path"], "rb") if header["path"] else io.BytesIO(request.payload) as file:
+            ending = decode(file, header["sample_rate"], limits, _PipeSink(out))
+        out.write(frames.pack(frames.ENDED, asdict(ending)))
+    except DecodeError as error:
+        out.write(frames.pack(frames.FAILED, {"code": error.code, "message": error.message}))
+    except Exception as error:  # any library's own error on hostile bytes
+        out.write(frames.pack(frames.FAILED, {"code": "unreadable", "message": f"{type(error).__name__}: {error}"}))
+    out.flush()
+
+
+def _limit_resources() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when `parent` is gone, even where a decoder never returns."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
+
+
+def main() -> None:
+    """Answer requests until standard input ends."""
+    _limit_resources()
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    requests, answers = os.fdopen(0, "rb", buffering=1 << 20), os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    os.dup2(2, 1)  # whatever a library prints must not get between the frames
+    while (request := frames.read_frame(requests)) is not None:
+        answer(request, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Where a model runs on this worker, and in which precision."""
+
+import os
+
+import torch
+
+
+def choose_device() -> torch.device:
+    """Return the GPU that the scheduler gave this worker, else the CPU."""
+    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """Return half precision on a GPU (bfloat16 loses two digits more and gains nothing here), float32 on a CPU."""
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use this many threads, so that the workers of a node together use its cores once."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)

@@ -1,0 +1,271 @@
+"""Reading source objects: whole, at the planned version, many at a time.
+
+Hot reads of s3:// go through obstore, which costs a thirteenth of s3fs's CPU time an object (docs/decisions.md);
+credentials, endpoint and region come from where s3fs takes them. Local files are opened directly; every other scheme
+goes through fsspec.
+"""
+
+import hashlib
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import IO, Any, Final, Protocol, TypeVar
+
+import fsspec
+import obstore
+from obstore.exceptions import PreconditionError
+
+SPOOL_BYTES: Final = 64 << 20  # larger objects go through a private file instead of memory
+CHUNK_BYTES: Final = 4 << 20
+TRIES: Final = 4
+FIRST_PAUSE_SECONDS: Final = 0.25
+CREDENTIAL_MINUTES: Final = 5
+
+Options = Mapping[str, Any]
+"""A storage section of a recipe: endpoint_url, region, anon; never a key or a secret."""
+
+
+_T = TypeVar("_T")
+
+
+class ObjectError(Exception):
+    """An object could not be read; `code` is source_missing, source_changed or fetch_failed."""
+
+    def __init__(self, code: str, message: str, attempts: int = 1) -> None:
+        super().__init__(code, message, attempts)
+        self.code, self.message, self.attempts = code, message, attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One object at one version, as it was planned. `modified_ns` counts where there is no etag."""
+
+    uri: str
+    etag: str | None
+    size_bytes: int
+    modified_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object's bytes: in memory, or where they are many, in a file at `path`. Release it after use."""
+
+    content: bytes
+    path: str | None
+    size_bytes: int
+    sha256: str
+    spool: IO[bytes] | None = None
+
+    def release(self) -> None:
+        """Delete the private copy, if there is one."""
+        if self.spool is not None:
+            self.spool.close()
+
+
+class _Reader(Protocol):
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the object's bytes; raise FileNotFoundError, PreconditionError, _Changed, or an error of the store."""
+
+
+def fetch(source: Source, options: Options) -> Fetched:
+    """Read an object at its planned version.
+
+    Raises:
+        ObjectError: it is gone (source_missing), another version (source_changed), or did not come after TRIES
+            tries with growing, jittered pauses (fetch_failed).
+    """
+    path = local_path(source.uri)
+    reader = _LocalReader(path, source) if path is not None else _remote_reader(source, options)
+    if source.size_bytes <= SPOOL_BYTES:
+        content = _retried(source, lambda: b"".join(_checked(reader.chunks(), source)))
+        return Fetched(content, None, len(content), hashlib.sha256(content).hexdigest())
+    if path is not None:  # a long local file is decoded where it lies
+        digest = _retried(source, lambda: _digest(_checked(reader.chunks(), source)))
+        return Fetched(b"", path, source.size_bytes, digest)
+    spool = tempfile.NamedTemporaryFile(prefix="phonolake-")  # noqa: SIM115 - lives until release()
+    digest = _retried(source, lambda: _spool(_checked(reader.chunks(), source), spool.name))
+    return Fetched(b"", spool.name, source.size_bytes, digest, spool)
+
+
+def local_path(uri: str) -> str | None:
+    """Return the path of a local uri (plain or file://), None for a remote one."""
+    if uri.startswith("file://"):
+        return uri.removeprefix("file://")
+    return None if "://" in uri else uri
+
+
+class _Changed(Exception):
+    """The object is not the planned version."""
+
+
+def _checked(chunks: Iterator[bytes], source: Source) -> Iterator[bytes]:
+    """Pass chunks on; stop where the object is not as long as planned, before more is held than was planned for."""
+    seen = 0
+    for chunk in chunks:
+        seen += len(chunk)
+        if seen > source.size_bytes:
+            raise _Changed(f"it was {source.size_bytes} bytes and is longer now")
+        yield chunk
+    if seen < source.size_bytes:
+        raise _Changed(f"it was {source.size_bytes} bytes and is {seen} now")
+
+
+def _digest(chunks: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _spool(chunks: Iterator[bytes], path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def _retried(source: Source, read: Callable[[], _T]) -> _T:
+    uri = source.uri
+    for attempt in range(1, TRIES + 1):
+        try:
+            return read()
+        except (FileNotFoundError, NotADirectoryError):
+            raise ObjectError("source_missing", f"{uri} is gone since it was listed", attempt) from None
+        except PreconditionError:
+            reason = f"its etag is no longer {source.etag}"
+            raise ObjectError("source_changed", f"{uri} changed since it was listed: {reason}", attempt) from None
+        except _Changed as error:
+            raise ObjectError("source_changed", f"{uri} changed since it was listed: {error}", attempt) from None
+        except Exception as error:  # each store has errors of its own; all of them are worth the next try
+            if attempt == TRIES:
+                raise ObjectError("fetch_failed", f"{uri} was not delivered: {_brief(error)}", attempt) from error
+            time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable")
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+@dataclass(frozen=True, slots=True)
+class _LocalReader:
+    path: str
+    source: Source
+
+    def chunks(self) -> Iterator[bytes]:
+        with open(self.path, "rb", buffering=0) as file:
+            modified_ns = os.fstat(file.fileno()).st_mtime_ns
+            if self.source.modified_ns not in (None, modified_ns):
+                raise _Changed("its modification time is another now")
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _ObstoreReader:
+    store: Any
+    key: str
+    etag: str | None
+
+    def chunks(self) -> Iterator[bytes]:
+        condition = {"if_match": f'"{self.etag}"'} if self.etag else {}
+        for chunk in obstore.get(self.store, self.key, options=condition).stream(min_chunk_size=CHUNK_BYTES):
+            yield bytes(chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class _FsspecReader:
+    filesystem: Any
+    path: str
+
+    def chunks(self) -> Iterator[bytes]:
+        with self.filesystem.open(self.path, "rb", cache_type="none") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+
+def is_s3(uri: str) -> bool:
+    """Whether `uri` is in S3 or a store that speaks its protocol."""
+    return uri.startswith(("s3://", "s3a://"))
+
+
+def split_s3(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an s3:// uri; a key may hold any character, also ? and #."""
+    bucket, _, key = uri.split("://", 1)[1].partition("/")
+    return bucket, key
+
+
+def _remote_reader(source: Source, options: Options) -> _Reader:
+    if is_s3(source.uri):
+        bucket, key = split_s3(source.uri)
+        return _ObstoreReader(s3_store(bucket, tuple(sorted(options.items()))), key, source.etag)
+    filesystem, path = fsspec.core.url_to_fs(source.uri, **fsspec_options(source.uri, options))
+    return _FsspecReader(filesystem, path)
+
+
+def fsspec_options(uri: str, options: Options) -> dict[str, Any]:
+    """Return what fsspec wants for a recipe's storage section."""
+    if not is_s3(uri):
+        return dict(options)
+    known = {"endpoint_url": options.get("endpoint_url"), "anon": options.get("anon")}
+    region = {"client_kwargs": {"region_name": options["region"]}} if "region" in options else {}
+    return {**{name: value for name, value in known.items() if value is not None}, **region}
+
+
+@lru_cache(maxsize=64)
+def s3_store(bucket: str, options: tuple[tuple[str, Any], ...]) -> Any:
+    """Return obstore's view of a bucket, with the credentials, endpoint and region that s3fs would use.
+
+    Raises:
+        PermissionError: no credentials are found, and `anon` is not set.
+    """
+    chosen = dict(options)
+    endpoint = chosen.get("endpoint_url") or _endpoint_from_environment()
+    region = chosen.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    config: dict[str, Any] = {"region": region or "us-east-1"}
+    if endpoint:
+        config["endpoint"] = endpoint
+    if chosen.get("anon"):
+        config["skip_signature"] = True
+    return obstore.store.S3Store(
+        bucket,
+        config=config,
+        client_options={"allow_http": True, "timeout": "120s"},
+        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=120)},
+        credential_provider=None if chosen.get("anon") else _botocore_credentials(),
+    )
+
+
+def _endpoint_from_environment() -> str | None:
+    configured = fsspec.config.conf.get("s3", {}).get("endpoint_url")
+    return configured or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _botocore_credentials() -> Callable[[], dict[str, Any]]:
+    """Return a source of the credentials that botocore, and so s3fs, finds."""
+    import botocore.session  # slow to import, and needed for s3:// only
+
+    credentials = botocore.session.get_session().get_credentials()
+    if credentials is None:
+        raise PermissionError(
+            "no credentials for s3:// found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile; "
+            "for a public bucket set storage.anon: true"
+        )
+
+    def current() -> dict[str, Any]:
+        frozen = credentials.get_frozen_credentials()
+        return {
+            "access_key_id": frozen.access_key,
+            "secret_access_key": frozen.secret_key,
+            "token": frozen.token,
+            "expires_at": datetime.now(UTC) + timedelta(minutes=CREDENTIAL_MINUTES),
+        }
+
+    return current

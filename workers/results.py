@@ -1,0 +1,61 @@
+"""How a stage writes what it found into a wire table: two columns, its rows and its errors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas import wire
+
+INT16_SCALE: Final = np.float32(32768.0)
+MESSAGE_CHARACTERS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class StageError:
+    """A segment that a stage could not do; becomes a failure row of that stage alone."""
+
+    code: str
+    message: str
+
+
+def rows_that_need(table: pa.Table, stage: str) -> list[int]:
+    """Return the positions of the segments that still need `stage`."""
+    wanted = table["stages"].to_pylist()
+    segments = pc.is_valid(table["segment_index"]).to_pylist()
+    return [row for row, stages in enumerate(wanted) if segments[row] and stage in stages]
+
+
+def waveforms(table: pa.Table, rows: Sequence[int]) -> list[np.ndarray]:
+    """Return the samples of some segments as float32 in [-1, 1), shape (n,) each."""
+    pcm = table["pcm"].combine_chunks()
+    return [np.frombuffer(pcm[row].as_buffer(), np.int16).astype(np.float32) / INT16_SCALE for row in rows]
+
+
+def append_results(
+    table: pa.Table,
+    stage: str,
+    kind: str,
+    rows_of: dict[int, list[dict[str, Any]]],
+    errors: dict[int, StageError],
+) -> pa.Table:
+    """Append a stage's two columns; `rows_of` gives the structs of table `kind` for each position that has any."""
+    rows = pa.array([rows_of.get(row, []) for row in range(table.num_rows)], wire.rows_type(kind))
+    return append_columns(table, stage, rows, errors)
+
+
+def append_columns(table: pa.Table, stage: str, rows: pa.Array, errors: dict[int, StageError]) -> pa.Table:
+    """Append a stage's rows column, already built, and its error column."""
+    failures = [_failure(stage, errors.get(row)) for row in range(table.num_rows)]
+    table = table.append_column(wire.rows_column(stage), rows)
+    return table.append_column(wire.error_column(stage), pa.array(failures, wire.FAILURE))
+
+
+def _failure(stage: str, error: StageError | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    message = error.message[:MESSAGE_CHARACTERS]
+    return {"stage": stage, "code": error.code, "message": message, "transient": False, "attempts": 1}

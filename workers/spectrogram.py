@@ -1,0 +1,199 @@
+"""Spectrograms of one clip: log-mel, MFCC and power, on one thread, with nothing built twice.
+
+Frame t is centred on sample t x hop; beyond the clip there is silence. The window is periodic Hann, the FFT as long
+as the next power of two (Kaldi's rule), the filters and the DCT are torchaudio's. torch.stft is called directly
+because torchaudio's modules take three times as long for the same numbers (a square root that they then square, and
+copies).
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+import torchaudio.functional as F
+
+LOG_FLOOR: Final = 1e-10  # mel power below this counts as this (Whisper's floor; 16-bit rounding noise is about there)
+MFCC_MELS: Final = 80  # mel bands under the MFCCs: more would leave bands between the FFT's bins empty
+MFCC_TOP_DB: Final = 80.0  # range below the loudest band of a clip, torchaudio's
+DEFAULT_BINS: Final = {"log_mel": 80, "mfcc": 40}
+
+_WHISPER_RATE: Final = 16_000  # Hz
+_WHISPER_SECONDS: Final = 30
+_WHISPER_BINS: Final = (80, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class SpectrogramSettings:
+    """Which spectrogram; windows and hops in seconds, frequencies in Hz.
+
+    `log_mel`: natural logarithm of the power in `n_bins` mel bands (default 80), but at least LOG_FLOOR; Slaney's mel
+    scale and unit-area triangles, as in librosa. `mfcc`: `n_bins` coefficients (default 40) of 80 HTK mel bands in
+    dB, at most 80 dB below the clip's loudest, as in torchaudio.transforms.MFCC. `power`: |STFT|^2 in all FFT bins.
+    25-ms windows every 10 ms are Kaldi's and Whisper's. Mel bands go from `f_min` to `f_max` (default: half the
+    sampling rate). `preset="whisper"` with 80 or 128 bins is WhisperFeatureExtractor's log-mel: log10, 80 dB range
+    below the clip's loudest, (x + 4) / 4; in a clip of more than 30 s the same over all of it.
+    Raises ValueError for values that make no sense, or that the kind or the preset would have to ignore.
+    """
+
+    kind: Literal["log_mel", "mfcc", "power"]
+    n_bins: int | None = None
+    window_seconds: float = 0.025
+    hop_seconds: float = 0.010
+    f_min: float = 0.0
+    f_max: float | None = None
+    preset: Literal["whisper"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("log_mel", "mfcc", "power"):
+            raise ValueError(f"a spectrogram is of kind log_mel, mfcc or power, not {self.kind!r}")
+        if self.n_bins is not None and self.n_bins < 1:
+            raise ValueError(f"n_bins must be 1 or more, not {self.n_bins}")
+        if not 0 < self.hop_seconds <= self.window_seconds <= 1:
+            raise ValueError(
+                "seconds must be 0 < hop_seconds <= window_seconds <= 1, "
+                f"not {self.hop_seconds} and {self.window_seconds}"
+            )
+        if not 0 <= self.f_min < (math.inf if self.f_max is None else self.f_max):
+            raise ValueError(f"Hz must be 0 <= f_min < f_max, not {self.f_min} and {self.f_max}")
+        self._check_nothing_ignored()
+
+    def _check_nothing_ignored(self) -> None:
+        fixed = SpectrogramSettings.__dataclass_fields__
+        if self.kind == "power" and (self.n_bins, self.f_min, self.f_max) != (None, 0.0, None):
+            raise ValueError("a power spectrogram has all bins of the FFT: it takes no n_bins, f_min or f_max")
+        if self.kind == "mfcc" and (self.n_bins or 0) > MFCC_MELS:
+            raise ValueError(f"{MFCC_MELS} mel bands give at most {MFCC_MELS} MFCCs, not {self.n_bins}")
+        if self.preset is None:
+            return
+        if self.preset != "whisper" or self.kind != "log_mel" or self.n_bins not in (None, *_WHISPER_BINS):
+            raise ValueError(
+                f"the only preset is 'whisper', a log_mel of 80 or 128 bins, "
+                f"not {self.preset!r}, a {self.kind} of {self.n_bins}"
+            )
+        for name in ("window_seconds", "hop_seconds", "f_min", "f_max"):
+            if getattr(self, name) != fixed[name].default:
+                raise ValueError(f"preset 'whisper' fixes {name}: leave it out, or leave out the preset")
+
+
+class Spectrogrammer:
+    """Computes one kind of spectrogram at one sampling rate (Hz).
+
+    Raises ValueError for settings that this rate cannot serve: bands above half of it, bands so narrow that no FFT
+    bin falls in one, a hop of less than a sample, or the Whisper preset at another rate than 16 kHz.
+    """
+
+    def __init__(self, settings: SpectrogramSettings, sample_rate: int) -> None:
+        self._kind, self._preset = settings.kind, settings.preset
+        self._hop = round(settings.hop_seconds * sample_rate)
+        length = round(settings.window_seconds * sample_rate)
+        if self._hop < 1 or length < 2:
+            raise ValueError(f"hop and window must be 1 and 2 samples or more, not {self._hop} and {length}")
+        if self._preset == "whisper" and sample_rate != _WHISPER_RATE:
+            raise ValueError(f"preset 'whisper' needs {_WHISPER_RATE} Hz, not {sample_rate}")
+        self._window = torch.hann_window(length)
+        self._n_fft = length if self._preset else 1 << (length - 1).bit_length()
+        self.hop_seconds = self._hop / sample_rate
+        self.n_bins = settings.n_bins or DEFAULT_BINS.get(settings.kind, self._n_fft // 2 + 1)
+        if settings.kind == "log_mel":
+            self._filters = _mel_filters(settings, sample_rate, self._n_fft, self.n_bins)
+        elif settings.kind == "mfcc":
+            self._filters = _mel_filters(settings, sample_rate, self._n_fft, MFCC_MELS)
+            self._dct = F.create_dct(self.n_bins, MFCC_MELS, "ortho")
+
+    def compute(self, waveform: np.ndarray) -> np.ndarray:
+        """Return (n_frames, n_bins) float32 of a clip: 1-D, floating point, in [-1, 1].
+
+        n_frames is 1 + samples // hop; with the Whisper preset ceil(samples / hop); 0 for an empty clip. The values
+        are finite whatever the clip's length. Raises ValueError for a waveform of another form.
+        """
+        if waveform.ndim != 1 or waveform.dtype.kind != "f":
+            raise ValueError(f"a waveform has one axis of floats, not shape {waveform.shape} of {waveform.dtype}")
+        if not len(waveform):
+            return np.zeros((0, self.n_bins), np.float32)
+        with torch.inference_mode(), _one_thread():
+            features: np.ndarray = self._features(waveform).numpy()
+        return features
+
+    def _features(self, waveform: np.ndarray) -> torch.Tensor:
+        if self._preset == "whisper":
+            return self._whisper(waveform)
+        half = self._n_fft // 2
+        power = self._power(_with_silence(waveform, half, half))
+        if self._kind == "power":
+            return power
+        mel = power @ self._filters
+        if self._kind == "log_mel":
+            return mel.clamp_(min=LOG_FLOOR).log_()
+        decibels = F.amplitude_to_DB(mel, multiplier=10.0, amin=LOG_FLOOR, db_multiplier=0.0, top_db=MFCC_TOP_DB)
+        return torch.as_tensor(decibels @ self._dct)
+
+    def _whisper(self, waveform: np.ndarray) -> torch.Tensor:
+        if len(waveform) <= _WHISPER_SECONDS * _WHISPER_RATE:
+            # Imported here because it loads transformers, which takes a second that the other kinds need not wait.
+            from workers.whisper_features import log_mel_frames
+
+            return log_mel_frames(torch.from_numpy(_with_silence(waveform, 0, 0)), self.n_bins)
+        half = self._n_fft // 2
+        padded = _with_silence(waveform, half, self._n_fft)
+        padded[:half] = waveform[half:0:-1]  # as Whisper does: mirrored at the left, silence at the right
+        frames = -(-len(waveform) // self._hop)
+        log_mel = (self._power(padded)[:frames] @ self._filters).clamp_(min=LOG_FLOOR).log10_()
+        return (log_mel.clamp_(min=float(log_mel.max()) - 8.0) + 4.0) / 4.0
+
+    def _power(self, padded: np.ndarray) -> torch.Tensor:
+        """(frames, n_fft // 2 + 1): the squared magnitude of the spectrum of the windows that fit in."""
+        spectrum = torch.stft(
+            torch.from_numpy(padded),
+            self._n_fft,
+            self._hop,
+            win_length=len(self._window),
+            window=self._window,
+            center=False,
+            return_complex=True,
+        )
+        squares = torch.view_as_real(spectrum.mT).square()
+        return squares[..., 0] + squares[..., 1]
+
+
+def _with_silence(waveform: np.ndarray, before: int, after: int) -> np.ndarray:
+    """A float32 copy with zeros around it; a copy of its own, for torch warns about read-only memory."""
+    padded = np.zeros(before + len(waveform) + after, np.float32)
+    padded[before : before + len(waveform)] = waveform
+    return padded
+
+
+def _mel_filters(settings: SpectrogramSettings, sample_rate: int, n_fft: int, n_mels: int) -> torch.Tensor:
+    """(n_fft // 2 + 1, n_mels) triangles, each of which holds at least one FFT bin, or else ValueError."""
+    f_max = sample_rate / 2 if settings.f_max is None else settings.f_max
+    if not settings.f_min < f_max <= sample_rate / 2:
+        raise ValueError(f"mel bands from {settings.f_min} to {f_max} Hz do not fit in 0 to {sample_rate / 2} Hz")
+    scale = "slaney" if settings.kind == "log_mel" else "htk"
+    norm = "slaney" if settings.kind == "log_mel" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchaudio's warning about empty bands; here they are an error
+        filters: torch.Tensor = F.melscale_fbanks(
+            n_fft // 2 + 1, settings.f_min, f_max, n_mels, sample_rate, norm=norm, mel_scale=scale
+        )
+    empty = int((filters.amax(dim=0) == 0).sum())
+    if empty:
+        raise ValueError(
+            f"{empty} of {n_mels} mel bands from {settings.f_min} to {f_max} Hz are narrower than the FFT's bins "
+            f"({sample_rate / n_fft:.1f} Hz): take fewer bands, a wider range or a longer window"
+        )
+    return filters
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch on the calling thread: clips are too short to share, and the cores have other tasks."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
