@@ -86,7 +86,7 @@ def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages:
     wanted = [{"id": stage.id, "key": stage.key} for stage in stages]
     needed = connection.sql(_JOIN, params={"stages": wanted}).to_arrow_table()
     connection.register("needed", needed)
-    counts = connection.execute(_COUNTS).fetchone() or (0, 0, 0, 0)
+    [counts] = connection.sql(_COUNTS).fetchall()
     recordings = needed.select(records.PLAN.names).cast(records.PLAN)
     return Delta(recordings, listing.num_rows, *counts)
 

@@ -73,6 +73,7 @@ def connect() -> None:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False, logging_level="error")
     else:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our own actors go to the terminal
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
 
 

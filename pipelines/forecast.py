@@ -1,0 +1,86 @@
+"""What a run would do, without doing it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+from pipelines.plan import Delta
+from pipelines.recipe import Recipe
+from pipelines.report import megabytes
+from pipelines.run import open_lake, plan_delta
+from pipelines.runs import find_runs, load_plan
+from pipelines.stages import stages_of
+from workers.decode import DecodeLimits, Ending
+from workers.decoder import Decoder, Failed, Request
+from workers.objects import Fetched, ObjectError, Options, Source, fetch
+
+SAMPLE: Final = 48  # objects that are decoded to estimate the hours
+SAMPLE_BYTES: Final = 8 << 20  # longer ones are left out
+
+
+def forecast(recipe: Recipe) -> dict[str, Any]:
+    """Return the counts of the next plan, or of the open run that would be resumed.
+
+    Hours are an estimate: seconds per byte of a sample of objects, times the bytes.
+    """
+    store, stages = open_lake(recipe), stages_of(recipe)
+    runs = find_runs(store, recipe.corpus)
+    delta = plan_delta(recipe, store, runs, stages)
+    open_plan = load_plan(store, recipe.corpus, runs.open) if runs.open else None
+    return {
+        "corpus": recipe.corpus,
+        "open_run": runs.open,
+        "open_run_fits": open_plan is None or open_plan.recipe_fingerprint == recipe.fingerprint(),
+        "listed": delta.listed,
+        "recordings": delta.recordings.num_rows,
+        "new": delta.new,
+        "changed": delta.changed,
+        "stage_only": delta.stage_only,
+        "gone": delta.gone,
+        "size_bytes": delta.size_bytes,
+        "estimated_hours": _estimate_hours(recipe, delta),
+        "stages": dict(Counter(stage for stages in delta.recordings["stages"].to_pylist() for stage in stages)),
+    }
+
+
+def _estimate_hours(recipe: Recipe, delta: Delta) -> float | None:
+    """Return hours, from decoding evenly spaced objects; None where none of them decodes."""
+    step = max(1, delta.recordings.num_rows // SAMPLE)
+    sample = delta.recordings.take(list(range(0, delta.recordings.num_rows, step))).to_pylist()
+    fetched = list(_fetched(sample, recipe.source.storage.options()))
+    decoder = Decoder(recipe.audio.sample_rate, DecodeLimits(recipe.limits.max_seconds, recipe.limits.max_channels))
+    answers = decoder.stream(Request(one.content, one.path, one.size_bytes) for one in fetched)
+    endings = [answer for answer in answers if isinstance(answer, Ending | Failed)]
+    decoder.close()
+    decoded = [
+        (ending.decoded_seconds, one.size_bytes)
+        for ending, one in zip(endings, fetched, strict=True)
+        if isinstance(ending, Ending)
+    ]
+    sampled = sum(size for _, size in decoded)
+    return sum(seconds for seconds, _ in decoded) / sampled * delta.size_bytes / 3600 if sampled else None
+
+
+def _fetched(rows: list[dict[str, Any]], options: Options) -> Iterator[Fetched]:
+    for row in rows:
+        if row["size_bytes"] <= SAMPLE_BYTES:
+            try:
+                yield fetch(Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"]), options)
+            except ObjectError:  # a forecast leaves failures to the run
+                continue
+
+
+def forecast_text(facts: dict[str, Any], recipe: Recipe) -> str:
+    """Return a forecast as text, with the resolved recipe below it."""
+    hours = "unknown" if facts["estimated_hours"] is None else f"about {facts['estimated_hours']:.2f}"
+    lines = [
+        f"corpus {facts['corpus']}: {facts['listed']:,} objects listed",
+        f"  {facts['new']:,} new, {facts['changed']:,} changed, {facts['stage_only']:,} with new stages only, "
+        f"{facts['gone']:,} gone",
+        f"  to read: {facts['recordings']:,} recordings, {megabytes(facts['size_bytes'])}, {hours} hours of audio",
+        *(f"  {stage}: {count:,} recordings" for stage, count in facts["stages"].items()),
+    ]
+    if facts["open_run"]:
+        fits = "will be resumed first" if facts["open_run_fits"] else "has another recipe: run would end with code 4"
+        lines.append(f"  run {facts['open_run']} is open and {fits}")
+    return "\n".join([*lines, "", "the resolved recipe:", recipe.as_yaml()])

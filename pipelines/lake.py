@@ -1,0 +1,54 @@
+"""Reading a lake: DuckDB with one view per table, over local files or S3."""
+
+from typing import Any, Final
+
+import duckdb
+
+from pipelines.store import Store
+from schemas import layout
+from schemas.tables import TABLES
+
+_SQL_TYPES: Final = {
+    "string": "VARCHAR",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "float": "FLOAT",
+    "double": "DOUBLE",
+    "bool": "BOOLEAN",
+    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
+}
+
+
+def open_lake(store: Store) -> duckdb.DuckDBPyConnection:
+    """Return a connection with a view per table; a table without files is an empty view of its declared columns."""
+    connection = duckdb.connect()
+    if not store.is_local:
+        connection.register_filesystem(store.filesystem)
+    files = [path for path in store.list(layout.DATA) if path.endswith(".parquet")]
+    for table in TABLES:
+        paths = [store.url(path) for path in files if path.startswith(f"{layout.DATA}/{table}/")]
+        connection.execute(f"CREATE VIEW {table} AS {_select(paths) if paths else _nothing(table)}")
+    return connection
+
+
+def _select(paths: list[str]) -> str:
+    quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
+    return f"SELECT * FROM read_parquet([{quoted}], hive_partitioning = true, union_by_name = true)"
+
+
+def _nothing(table: str) -> str:
+    columns = [f"NULL::{_sql_type(field.type)} AS {field.name}" for field in TABLES[table]]
+    return f"SELECT {', '.join([*columns, 'NULL::VARCHAR AS corpus', 'NULL::DATE AS dt'])} WHERE false"
+
+
+def _sql_type(kind: Any) -> str:
+    """Return DuckDB's name of an Arrow type of our schemas."""
+    text = str(kind)
+    if text in _SQL_TYPES:
+        return _SQL_TYPES[text]
+    if text.startswith("map<"):
+        return "MAP(VARCHAR, VARCHAR)"
+    if hasattr(kind, "value_type"):
+        return f"{_sql_type(kind.value_type)}[]"
+    fields = ", ".join(f'"{field.name}" {_sql_type(field.type)}' for field in kind)
+    return f"STRUCT({fields})"

@@ -1,0 +1,91 @@
+"""What a lake says about itself: status per corpus, failures, and the closing summary of a run."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines.lake import open_lake
+from pipelines.runs import corpora, find_runs, load_plan, load_seal
+from pipelines.store import Store
+from schemas import layout
+from schemas.records import Seal
+from schemas.tables import TABLES
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusStatus:
+    """How a corpus stands: its sealed runs, what they hold, and the run that is open, if one is."""
+
+    corpus: str
+    runs: int
+    last_sealed: str | None
+    recordings: int
+    failed: int
+    hours: float
+    size_bytes: int
+    open_run: str | None
+    open_recordings: int
+    open_attempts: int
+
+
+def status(store: Store) -> list[CorpusStatus]:
+    """Return the status of every corpus in a lake, from its records alone."""
+    return [_corpus_status(store, corpus) for corpus in corpora(store)]
+
+
+def _corpus_status(store: Store, corpus: str) -> CorpusStatus:
+    runs = find_runs(store, corpus)
+    seals = [load_seal(store, corpus, run) for run in sorted(runs.sealed)]
+    plan = load_plan(store, corpus, runs.open) if runs.open else None
+    attempts = store.list(f"{layout.run_folder(corpus, runs.open)}/attempts") if runs.open else {}
+    return CorpusStatus(
+        corpus=corpus,
+        runs=len(seals),
+        last_sealed=seals[-1].sealed_at if seals else None,
+        recordings=sum(seal.ok + seal.partial for seal in seals),
+        failed=sum(seal.failed for seal in seals),
+        hours=sum(seal.audio_seconds for seal in seals) / 3600,
+        size_bytes=sum(file.size_bytes for seal in seals for file in seal.files),
+        open_run=runs.open,
+        open_recordings=plan.recordings if plan else 0,
+        open_attempts=len(attempts),
+    )
+
+
+def failures(store: Store) -> list[dict[str, Any]]:
+    """Return the rows of `failures`, newest run first."""
+    query = open_lake(store).sql(
+        "SELECT corpus, run_id, uri, segment_id, stage, code, message, transient, attempts FROM failures "
+        "ORDER BY corpus, run_id DESC, uri, segment_id"
+    )
+    return [dict(zip(query.columns, row, strict=True)) for row in query.fetchall()]
+
+
+def summary(seal: Seal) -> dict[str, Any]:
+    """Return what a run did, as `run --json` prints it."""
+    rows = {table: sum(file.rows for file in seal.files if file.table == table) for table in TABLES}
+    facts = asdict(seal)
+    kept = ("corpus", "run", "planned_at", "sealed_at", "attempts", "recordings", "ok", "partial", "failed")
+    return {
+        **{name: facts[name] for name in kept},
+        "audio_hours": seal.audio_seconds / 3600,
+        "rows": rows,
+        "files": len(seal.files),
+        "size_bytes": sum(file.size_bytes for file in seal.files),
+    }
+
+
+def summary_text(seal: Seal, seconds: float, lake: str) -> str:
+    """Return the closing summary of a run that took `seconds`."""
+    facts = summary(seal)
+    tables = "\n".join(f"  {table:<13} {rows:>9,} rows" for table, rows in facts["rows"].items() if rows)
+    return (
+        f"run {seal.run} of corpus {seal.corpus}: {seal.recordings:,} recordings, {seal.audio_seconds / 3600:.2f} h of "
+        f"audio in {seconds:.0f} s ({seal.audio_seconds / max(seconds, 1e-9):.0f} audio s/s)\n"
+        f"  {seal.ok:,} ok, {seal.partial:,} partial, {seal.failed:,} failed\n{tables}\n"
+        f"  {facts['files']} files, {megabytes(facts['size_bytes'])}, in {lake}"
+    )
+
+
+def megabytes(size_bytes: int) -> str:
+    """Return a size as people read it."""
+    return f"{size_bytes / 1e6:,.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:,.1f} GB"
