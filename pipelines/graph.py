@@ -28,7 +28,7 @@ from workers.features import SpectrogramStage, add_spectrograms
 from workers.ingest import Ingester, IngestSettings, Recording
 from workers.objects import Source
 from workers.segments import SegmentSettings
-from workers.spectrogram import SpectrogramSettings
+from workers.spectrogram_settings import SpectrogramSettings
 
 TASK_BYTES: Final = 48 << 20  # of source objects: 3 s of work and more for most formats
 TASK_ROWS: Final = 1024

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from schemas import tables, wire
 from workers.results import StageError, append_columns, rows_that_need, waveforms
-from workers.spectrogram import Spectrogrammer, SpectrogramSettings
+from workers.spectrogram_settings import SpectrogramSettings
+
+if TYPE_CHECKING:
+    from workers.spectrogram import Spectrogrammer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,9 @@ class SpectrogramStage:
 
 
 @lru_cache(maxsize=16)
-def _spectrogrammer(settings: SpectrogramSettings, sample_rate: int) -> Spectrogrammer:
+def _spectrogrammer(settings: SpectrogramSettings, sample_rate: int) -> "Spectrogrammer":
+    from workers.spectrogram import Spectrogrammer  # imports torch
+
     return Spectrogrammer(settings, sample_rate)
 
 
@@ -40,7 +46,9 @@ def add_spectrograms(table: pa.Table, stages: Sequence[SpectrogramStage], sample
     return table
 
 
-def _column(n_rows: int, found: dict[int, np.ndarray], stage: SpectrogramStage, worker: Spectrogrammer) -> pa.ListArray:
+def _column(
+    n_rows: int, found: dict[int, np.ndarray], stage: SpectrogramStage, worker: "Spectrogrammer"
+) -> pa.ListArray:
     """Build list<struct<spectrogram>> without a Python object per value: one struct where one was computed."""
     spectrograms = [found[row] for row in sorted(found)]
     ends = np.cumsum([0] + [one.size for one in spectrograms])

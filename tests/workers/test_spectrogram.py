@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.spectrogram import LOG_FLOOR, Spectrogrammer, SpectrogramSettings
+from workers.spectrogram import LOG_FLOOR, Spectrogrammer
+from workers.spectrogram_settings import SpectrogramSettings
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus" / "en"
 RATE = 16_000
