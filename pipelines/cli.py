@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import duckdb
+import pyarrow as pa
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -111,16 +112,16 @@ def query(
 
     try:
         result = open_lake(_store(lake, endpoint_url)).sql(sql)
-        rows = result.fetchall() if result is not None else []
+        found = result.to_arrow_table() if result is not None else pa.table({})
     except duckdb.Error as error:
         raise RecipeError(f"the query failed: {error}") from None
-    columns = result.columns if result is not None else []
+    rows = found.to_pylist(maps_as_pydicts="lossy")
     if as_json:
-        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        _print_json(rows)
         return
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(*found.column_names, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(_cell(value) for value in row.values()))
     _print_table(table)
 
 

@@ -32,7 +32,7 @@ from workers.spectrogram_settings import SpectrogramSettings
 
 TASK_BYTES: Final = 48 << 20  # of source objects: 3 s of work and more for most formats
 TASK_ROWS: Final = 1024
-TASKS_PER_CORE: Final = 4  # at least, where the plan has the units for it: the last task is waited for alone
+TASKS_PER_CORE: Final = 2  # at least, where the plan has the units for it; more would make small fragments
 INGEST_BLOCK_SECONDS: Final = 2400.0  # 77 MB of samples: a fragment worth publishing as it is
 MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
 BYTES_PER_SECOND: Final = 32_000  # int16 at 16 kHz

@@ -33,7 +33,8 @@ def open_lake(store: Store) -> duckdb.DuckDBPyConnection:
 
 def _select(paths: list[str]) -> str:
     quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    return f"SELECT * FROM read_parquet([{quoted}], hive_partitioning = true, union_by_name = true)"
+    types = "hive_types = {'corpus': VARCHAR, 'dt': DATE}"  # a corpus may be called 2024
+    return f"SELECT * FROM read_parquet([{quoted}], hive_partitioning = true, {types}, union_by_name = true)"
 
 
 def _nothing(table: str) -> str:

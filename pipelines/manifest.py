@@ -3,6 +3,7 @@
 import gzip
 import io
 import posixpath
+import zlib
 from typing import Any, Final
 
 import fsspec
@@ -35,7 +36,9 @@ def read_manifest(manifest: str, options: Options) -> pa.Table:
     name = next((column for column in NAME_COLUMNS if column in table.column_names), None)
     if name is None:
         raise RecipeError(f"{manifest} has neither a column uri nor path; it has {', '.join(table.column_names)}")
-    table = table.filter(pc.is_valid(table[name]))
+    if table.column_names.count(name) > 1:
+        raise RecipeError(f"{manifest} has more than one column {name}")
+    table = table.filter(pc.not_equal(table[name].cast(pa.string()), ""))  # null and empty name nothing
     uris = pa.array([_absolute(manifest, entry) for entry in table[name].cast(pa.string()).to_pylist()], pa.string())
     entries = pa.Table.from_arrays([uris, _metadata(table.drop_columns([name]))], schema=ENTRIES)
     return _first_of_each(entries)
@@ -53,15 +56,15 @@ def _content(manifest: str, options: Options) -> bytes:
 
 def _parse(manifest: str, content: bytes) -> pa.Table:
     kind = manifest.lower().removesuffix(".gz").rsplit(".", 1)[-1]
-    source: Any = io.BytesIO(gzip.decompress(content) if manifest.endswith(".gz") else content)
     try:
+        content = gzip.decompress(content) if manifest.lower().endswith(".gz") else content
         if kind == "csv":
-            return _parse_csv(source.read())
+            return _parse_csv(content)
         if kind in ("jsonl", "ndjson", "json"):
-            return pyarrow.json.read_json(source)
+            return _parse_json(content)
         if kind == "parquet":
-            return pyarrow.parquet.read_table(source)
-    except (pa.ArrowInvalid, UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            return pyarrow.parquet.read_table(io.BytesIO(content))
+    except (pa.ArrowException, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise RecipeError(f"{manifest} is not a readable {kind} file: {error}") from None
     raise RecipeError(f"{manifest} is no manifest: its name must end in .csv, .jsonl or .parquet")
 
@@ -72,6 +75,15 @@ def _parse_csv(content: bytes) -> pa.Table:
     header = pyarrow.csv.open_csv(io.BytesIO(content), parse_options=parse).schema.names
     convert = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False)
     return pyarrow.csv.read_csv(io.BytesIO(content), parse_options=parse, convert_options=convert)
+
+
+def _parse_json(content: bytes) -> pa.Table:
+    """Read text that looks like a date as the text it is."""
+    table = pyarrow.json.read_json(io.BytesIO(content))
+    dates = pa.schema([(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)])
+    if not dates.names:
+        return table
+    return pyarrow.json.read_json(io.BytesIO(content), parse_options=pyarrow.json.ParseOptions(explicit_schema=dates))
 
 
 def _absolute(manifest: str, entry: str) -> str:

@@ -32,7 +32,11 @@ def publish(store: Store, plan: Plan, verdict: Verdict) -> list[PublishedFile]:
 def copied(store: Store, file: FinalFile) -> PublishedFile:
     """Publish a file that is one fragment under another name."""
     source = file.sources[0]
-    store.copy(source.path, file.path)
+    try:
+        store.copy(source.path, file.path)
+    except FileNotFoundError:
+        if not store.exists(file.path):  # staging goes after the seal, and by then all files are there
+            raise
     return PublishedFile(file.table, file.path, source.rows, source.size_bytes, source.sha256)
 
 
@@ -41,11 +45,16 @@ def rewritten(store: Store, plan: Plan, rows_file: str, file: FinalFile) -> Publ
     if store.exists(file.path):  # complete since it exists
         return describe(store, file.table, file.path)
     winners = read_table(store, rows_file, ["recording_id", "segment_index", "receipt"])
-    parts = [_winning_rows(store, file, number, winners) for number in range(len(file.sources))]
+    try:
+        parts = [_winning_rows(store, file, number, winners) for number in range(len(file.sources))]
+    except FileNotFoundError:
+        if not store.exists(file.path):  # staging goes after the seal, and by then all files are there
+            raise
+        return describe(store, file.table, file.path)
     rows = in_order(file.table, pa.concat_tables([TABLES[file.table].empty_table(), *parts]))
     data = to_parquet(rows.replace_schema_metadata(footer(plan)))
-    store.create(file.path, data)
-    return describe(store, file.table, file.path, data)
+    ours = store.create(file.path, data)
+    return describe(store, file.table, file.path, data if ours else None)
 
 
 def describe(store: Store, table: str, path: str, data: bytes | None = None) -> PublishedFile:

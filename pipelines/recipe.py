@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -204,7 +205,10 @@ def _override(content: dict[str, Any], override: str) -> None:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
             raise RecipeError(f"--set {override}: {parent} is not a section")
-    section[last] = yaml.safe_load(text)
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML: {error}") from None
 
 
 def _explain(problem: Any) -> str:
@@ -233,7 +237,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
     def anchor(uri: str | None) -> str | None:
         if uri is None or re.match(r"^[a-z0-9+.-]+://", uri):
             return uri
-        absolute = str(folder / Path(uri).expanduser())
+        absolute = os.path.normpath(folder / Path(uri).expanduser())  # globs are matched with listed, plain paths
         return absolute + "/" if uri.endswith("/") else absolute
 
     source = recipe.source.model_copy(

@@ -2,6 +2,9 @@
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -74,7 +77,22 @@ def connect() -> None:
         ray.init(log_to_driver=False, logging_level="error")
     else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our own actors go to the terminal
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        with _no_stderr():  # where it would note that we set that
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
+@contextmanager
+def _no_stderr() -> Iterator[None]:
+    """Drop what native code writes to standard error; exceptions still come through."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _new_plan(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage]) -> Plan | None:

@@ -71,8 +71,11 @@ def divide(
     if not kinds:
         return Shares([], 1.0)
     if gpus_per_actor == 0 or (gpus_per_actor is None and cluster.gpus == 0):
-        return _on_cpus(cluster, kinds, actors)
-    return _on_gpus(cluster, kinds, actors, gpus_per_actor)
+        shares = _on_cpus(cluster, kinds, actors)
+    else:
+        shares = _on_gpus(cluster, kinds, actors, gpus_per_actor)
+    _check_cpus(cluster, shares)
+    return shares
 
 
 def _on_cpus(cluster: Cluster, kinds: Sequence[str], actors: int | None) -> Shares:
@@ -89,16 +92,36 @@ def _on_cpus(cluster: Cluster, kinds: Sequence[str], actors: int | None) -> Shar
 def _on_gpus(cluster: Cluster, kinds: Sequence[str], actors: int | None, gpus_per_actor: float | None) -> Shares:
     fair = cluster.gpus / len(kinds)
     gpus = gpus_per_actor or (1.0 if fair >= 1 else _floor(1 / math.ceil(1 / fair)))
-    count = actors or max(1, math.floor(fair / gpus + 1e-9))
-    asked = gpus * count * len(kinds)
-    if asked > cluster.gpus + 1e-9:
+    seats = _gpu_seats(cluster, gpus)
+    count = actors or max(1, seats // len(kinds))
+    if count * len(kinds) > seats:
         raise RecipeError(
-            f"pools: {len(kinds)} pools x {count} actors x {gpus:g} GPUs = {asked:g} GPUs, but the cluster has "
-            f"{cluster.gpus:g}; lower pools.actors or pools.gpus_per_actor, or leave them out"
+            f"pools: {len(kinds)} pools x {count} actors x {gpus:g} GPUs = {gpus * count * len(kinds):g} GPUs, but "
+            f"the cluster has {cluster.gpus:g}, room for {seats} such actors; lower pools.actors or "
+            f"pools.gpus_per_actor, or leave them out"
         )
     cpus = min(GPU_ACTOR_CPUS, cluster.cpus * (1 - TASK_PART) / (count * len(kinds)))
     task = min(1.0, (cluster.cpus - cpus * count * len(kinds)) / CPU_STEPS)
     return Shares([PoolShare(count, _floor(cpus), gpus, 1)] * len(kinds), _floor(task))
+
+
+def _gpu_seats(cluster: Cluster, gpus: float) -> int:
+    """Return how many actors of so many GPUs there is room for; a part of a GPU lies on one GPU."""
+    if gpus >= 1:
+        return math.floor(cluster.gpus / gpus + 1e-9)
+    return math.floor(cluster.gpus) * math.floor(1 / gpus + 1e-9)
+
+
+def _check_cpus(cluster: Cluster, shares: Shares) -> None:
+    """Refuse more actors than the cores can be divided among: each holds a hundredth of a core at least."""
+    asked = sum(pool.actors * pool.cpus for pool in shares.pools) + CPU_STEPS * shares.task_cpus
+    if asked > cluster.cpus + 1e-9:
+        actors = sum(pool.actors for pool in shares.pools)
+        raise RecipeError(
+            f"pools: {actors} actors x {min(pool.cpus for pool in shares.pools):g} CPUs and more, with {CPU_STEPS} "
+            f"CPU tasks x {shares.task_cpus:g}, = {asked:g} CPUs, but the cluster has {cluster.cpus:g}; lower "
+            f"pools.actors, or leave it out"
+        )
 
 
 def _threads(cores: float) -> int:

@@ -61,11 +61,12 @@ def list_source(source: SourceSection) -> pa.Table:
 
 
 def _list_uri(uri: str, options: Options) -> pa.Table:
-    base, pattern = _split_glob(uri)
+    local = local_path(uri)
+    base, pattern = _split_glob(uri if local is None else local)
     if is_s3(uri):
         batches: Iterable[pa.RecordBatch] = _list_s3(base, options)
-    elif local_path(uri) is not None:
-        batches = _batches(_walk_local(local_path(base) or base))
+    elif local is not None:
+        batches = _batches(_walk_local(base))
     else:
         batches = _batches(_walk_fsspec(base, options))
     listing = pa.Table.from_batches(batches, LISTING)
@@ -184,12 +185,17 @@ def _walk_local(root: str) -> Rows:
         return
     if not os.path.isdir(root):
         raise RecipeError(f"there is no folder {root}; check source in the recipe")
-    folders = [root.rstrip("/") or "/"]
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [(root.rstrip("/") or "/", frozenset())]
     while folders:
-        with os.scandir(folders.pop()) as entries:
+        folder, above = folders.pop()
+        status = os.stat(folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:  # a link that leads back up
+            continue
+        with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
                 if entry.is_dir():
-                    folders.append(entry.path)
+                    folders.append((entry.path, above | {here}))
                 elif entry.is_file():
                     yield _local_row(entry.path)
 

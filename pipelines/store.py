@@ -10,6 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -115,9 +116,12 @@ class Store:
         self._retried(f"copy {self.url(source)} to {self.url(target)}", lambda: self._copy(source, target))
 
     def delete_folder(self, folder: str) -> None:
-        """Delete everything under `folder`."""
-        if self.exists(folder):
-            self._retried(f"delete {self.url(folder)}", lambda: self.filesystem.rm(self.full(folder), recursive=True))
+        """Delete everything under `folder`; others may do the same at the same time."""
+        while self.exists(folder):
+            with suppress(FileNotFoundError):  # somebody else was faster at one of its files
+                self._retried(
+                    f"delete {self.url(folder)}", lambda: self.filesystem.rm(self.full(folder), recursive=True)
+                )
 
     def _put(self, path: str, data: bytes, *, create: bool = False) -> None:
         if self.is_local:

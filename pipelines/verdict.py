@@ -58,7 +58,7 @@ def final_files(plan: Plan, table: str, evidence: Evidence, winners: pa.Table) -
     for number, first in enumerate(starts):
         before = starts[number + 1] if number + 1 < len(starts) else None
         inside = [one for one in candidates if _overlaps(one.fragment, first, before)]
-        whole = len(inside) == 1 and inside[0].clean
+        whole = len(inside) == 1 and inside[0].clean and _within(inside[0].fragment, first, before)
         path = layout.data_file(table, plan.corpus, plan.day, plan.run, number)
         files.append(FinalFile(table, path, first, before, [one.source for one in inside], whole))
     return files
@@ -96,6 +96,10 @@ def _may_part(group: list[_Candidate], one: _Candidate) -> bool:
     alone = one.clean and one.fragment.size_bytes >= GOOD_BYTES
     after_alone = len(group) == 1 and group[0].clean and size >= GOOD_BYTES
     return alone or after_alone or size + one.fragment.size_bytes > TARGET_BYTES
+
+
+def _within(fragment: Fragment, first: str, before: str | None) -> bool:
+    return fragment.first >= first and fragment.last < (before or NO_ID)
 
 
 def _overlaps(fragment: Fragment, first: str, before: str | None) -> bool:

@@ -90,7 +90,12 @@ def _by_sync_word(head: bytes) -> Container | None:
 
 
 def _is_mpeg_audio_header(head: bytes) -> bool:
-    """Whether 4 bytes are a possible MPEG audio frame header (ISO/IEC 11172-3, 2.4.1.3): no reserved value."""
+    """Whether 4 bytes are a possible MPEG audio frame header (ISO/IEC 11172-3, 2.4.1.3): no reserved value.
+
+    FF FE is refused: it would be Layer I with a checksum, which nobody has, and is how UTF-16 text starts.
+    """
+    if head[:2] == b"\xff\xfe":
+        return False
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
     return version != 1 and layer != 0 and bitrate not in (0, 15) and rate != 3
@@ -98,5 +103,12 @@ def _is_mpeg_audio_header(head: bytes) -> bool:
 
 def _behind_id3(head: bytes) -> Container:
     """Tell what follows an ID3v2 tag, where the tag is short enough to see past it; else MP3, its usual owner."""
-    size = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)
+    size = id3_bytes(head)
     return sniff(head[size:]) or MP3 if size < len(head) else MP3
+
+
+def id3_bytes(head: bytes) -> int:
+    """Return how long the ID3v2 tag at the start of `head` is, 0 where there is none."""
+    if head[:3] != b"ID3":
+        return 0
+    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)

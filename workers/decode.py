@@ -6,6 +6,7 @@ the decoder child runs; call it in a process that may die (see workers.decoder).
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NoReturn, Protocol
@@ -24,6 +25,7 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz
 INT16_SCALE: Final = 32768.0
 SHORT_BY_SECONDS: Final = 0.5  # a header may round; what is missing beyond this is damage
 SHORT_BY_FRACTION: Final = 0.02
+UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
 
 FloatBlocks = Iterator[np.ndarray]
 
@@ -189,8 +191,9 @@ def _mono(block: np.ndarray) -> np.ndarray:
 
 
 def _open_soundfile(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[AudioInfo, FloatBlocks]:
+    guessed = kind is container.MP3 and not _mp3_declares_length(file)
     sound = soundfile.SoundFile(file)
-    frames = sound.frames if 0 < sound.frames < 1 << 62 else None  # libsndfile says 2**63-1 for "unknown"
+    frames = None if guessed else _declared_frames(sound)
     info = AudioInfo(
         container=kind.name,
         codec=sound.subtype.lower(),
@@ -203,14 +206,46 @@ def _open_soundfile(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tu
     return info, _soundfile_blocks(sound)
 
 
+def _mp3_declares_length(file: BinaryIO) -> bool:
+    """Whether an MP3 starts with a Xing, Info or VBRI frame; without one libsndfile guesses from the first bit rate."""
+    start = container.id3_bytes(file.read(container.HEAD_BYTES))
+    file.seek(start)
+    head = file.read(container.HEAD_BYTES)
+    file.seek(0)
+    return any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
+
+
+_CUT_SHORT: Final = re.compile(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)$", re.MULTILINE)
+
+
+def _declared_frames(sound: soundfile.SoundFile) -> int | None:
+    """Return how many frames the header claims, None where it claims none.
+
+    Where the object is shorter than its header says, libsndfile's `frames` is what is there; its log has both sizes.
+    """
+    if not 0 < sound.frames < 1 << 62:  # libsndfile says 2**63-1 for "unknown"
+        return None
+    cut = _CUT_SHORT.search(sound.extra_info)
+    if cut is None:
+        return int(sound.frames)
+    claimed, found = int(cut[1]), int(cut[2])
+    return sound.frames * claimed // found if claimed < UNKNOWN_LENGTH_BYTES else None
+
+
 def _soundfile_blocks(sound: soundfile.SoundFile) -> FloatBlocks:
+    position = 0
     while True:
+        room = np.empty((BLOCK_FRAMES, sound.channels), np.float32)
         try:
-            block = sound.read(BLOCK_FRAMES, dtype="float32", always_2d=True)
+            block = sound.read(out=room)
         except soundfile.LibsndfileError as error:
+            kept = sound.tell() - position  # of this block, too, what came before the damage is good
+            if kept > 0:
+                yield _mono(room[:kept])
             raise _Damage(str(error)) from None
         if not len(block):
             return
+        position += len(block)
         yield _mono(block)
 
 
@@ -243,10 +278,13 @@ def _open_av(file: BinaryIO, kind: Container) -> tuple[AudioInfo, FloatBlocks]:
         codec=stream.codec_context.name,
         sample_rate=first.sample_rate,
         channels=len(first.layout.channels),
-        declared_seconds=_declared_seconds(source, stream),
+        declared_seconds=None if kind in _WITHOUT_LENGTH else _declared_seconds(source, stream),
         decoder=f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",
     )
     return info, _av_blocks(itertools.chain([first], frames), info.sample_rate)
+
+
+_WITHOUT_LENGTH: Final = (container.AAC_ADTS, container.AMR)  # FFmpeg guesses from the first bit rate
 
 
 def _refuse_nested_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:

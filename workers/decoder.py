@@ -84,6 +84,8 @@ class Decoder:
 
         Exceptions of the `requests` iterator are raised here. Use one stream at a time.
         """
+        if self._child is not None and self._child.has_ended():
+            self.close()  # it died with nothing to do: no recording of this stream did that
         source = iter(requests)
         unanswered: deque[Request] = deque()
         try:
@@ -237,6 +239,10 @@ class _Child:
             self._outgoing.popleft()
         else:
             self._outgoing[0] = self._outgoing[0][written:]
+
+    def has_ended(self) -> bool:
+        """Whether the child is no more."""
+        return self._process.poll() is not None
 
     def obituary(self) -> str:
         """Say how the child ended, waiting a moment for it to do so."""

@@ -7,7 +7,7 @@ order they go in, each as its segments and then its closing row (schemas.wire).
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -81,8 +81,10 @@ class Ingester:
                 segments = segmenter(self._settings.segments, self._detector, self._settings.sample_rate)
                 decoding.append(_Decoding(recording, outcome, segments))
                 yield Request(outcome.content, outcome.path, outcome.size_bytes)
+            elif decoding:  # its turn comes after those that are being decoded
+                decoding[-1].failed_behind.append((recording, outcome))
             else:
-                block.close_failed(recording, "fetch", outcome.code, outcome.message, outcome.attempts)
+                _close_unfetched([(recording, outcome)], block)
 
     def _take(self, answer: Answer, decoding: "deque[_Decoding]", block: "WireBlock") -> None:
         """Book one answer of the decoder, which is about the oldest recording in decoding."""
@@ -92,7 +94,9 @@ class Ingester:
         elif isinstance(answer, np.ndarray):
             block.add(current.recording, current.count(current.segmenter.push(answer)))
         else:
-            decoding.popleft().close(answer, block)
+            done = decoding.popleft()
+            done.close(answer, block)
+            _close_unfetched(done.failed_behind, block)
 
 
 @dataclass(slots=True)
@@ -104,6 +108,7 @@ class _Decoding:
     segmenter: Segmenter
     info: AudioInfo | None = None
     n_segments: int = 0
+    failed_behind: "list[tuple[Recording, ObjectError]]" = field(default_factory=list)  # those that follow it at once
 
     def count(self, segments: list[Segment]) -> list[Segment]:
         self.n_segments += len(segments)
@@ -120,6 +125,11 @@ class _Decoding:
         block.add(self.recording, self.count(self.segmenter.finish()))
         speech = self.segmenter.speech_samples
         block.close(self.recording, self.info, ending, self.fetched.sha256, self.n_segments, speech)
+
+
+def _close_unfetched(failed: "list[tuple[Recording, ObjectError]]", block: "WireBlock") -> None:
+    for recording, error in failed:
+        block.close_failed(recording, "fetch", error.code, error.message, error.attempts)
 
 
 _Loaded = tuple[Recording, Fetched | ObjectError]

@@ -88,7 +88,11 @@ def fetch(source: Source, options: Options) -> Fetched:
         digest = _retried(source, lambda: _digest(_checked(reader.chunks(), source)))
         return Fetched(b"", path, source.size_bytes, digest)
     spool = tempfile.NamedTemporaryFile(prefix="phonolake-")  # noqa: SIM115 - lives until release()
-    digest = _retried(source, lambda: _spool(_checked(reader.chunks(), source), spool.name))
+    try:
+        digest = _retried(source, lambda: _spool(_checked(reader.chunks(), source), spool.name))
+    except ObjectError:
+        spool.close()  # the error is kept for a while, and would keep the file
+        raise
     return Fetched(b"", spool.name, source.size_bytes, digest, spool)
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints ratios measured within one run against a named rival. `make bench` runs them all."""

@@ -1,0 +1,111 @@
+"""bench long recording: three hours of speech as one file, and the resident memory of every process of the node.
+
+Real prompts are joined to three hours and encoded as FLAC, MP3 and M4A; each goes through decode, voice activity
+detection, log-mel, YAMNet and Parquet. Reports the highest resident memory of any worker process, its decoder child
+apart, and of all together.
+"""
+
+import argparse
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import psutil
+import soundfile
+
+from pipelines.recipe import parse_recipe
+from pipelines.run import connect, run
+from tests.real_corpus import english_prompts
+
+RATE = 8000
+
+
+def joined(seconds: float, gap_seconds: float = 0.7) -> np.ndarray:
+    """Return real prompts with pauses between them, int16 at 8 kHz."""
+    gap = np.zeros(int(gap_seconds * RATE), np.int16)
+    clips = [soundfile.read(path, dtype="int16")[0] for path in sorted((english_prompts() / "en").rglob("*.wav"))]
+    once = np.concatenate([part for clip in clips for part in (clip, gap)])
+    return np.resize(once, int(seconds * RATE))
+
+
+def encode(samples: np.ndarray, path: Path, codec: str) -> None:
+    """Encode with FFmpeg's encoder `codec`."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=RATE, layout="mono")
+        for start in range(0, len(samples), RATE * 10):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + RATE * 10], format="s16", layout="mono")
+            frame.sample_rate, frame.pts = RATE, start
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+
+
+class MemoryWatch:
+    """Samples the resident memory of this process's descendants."""
+
+    def __init__(self) -> None:
+        self.worker_peak = self.child_peak = self.total_peak = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._stopped.wait(0.25):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    size, name = process.memory_info().rss, " ".join(process.cmdline()[:3])
+                except psutil.Error:
+                    continue
+                total += size
+                if "decoder_child" in name:
+                    self.child_peak = max(self.child_peak, size)
+                elif name.startswith("ray::"):
+                    self.worker_peak = max(self.worker_peak, size)
+            self.total_peak = max(self.total_peak, total)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hours", type=float, default=3.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="phonolake-bench-") as folder:
+        samples = joined(options.hours * 3600)
+        connect()
+        for name, codec in (("flac", "flac"), ("mp3", "libmp3lame"), ("m4a", "aac")):
+            source = Path(folder) / name / f"long.{name}"
+            source.parent.mkdir()
+            encode(samples, source, codec)
+            content = {
+                "corpus": "long",
+                "source": {"uri": str(source)},
+                "lake": {"uri": f"{folder}/lake-{name}"},
+                "spectrograms": [{"kind": "log_mel"}],
+                "embeddings": [{"model": "yamnet"}],
+            }
+            started = time.perf_counter()
+            with MemoryWatch() as memory:
+                seal = run(parse_recipe(content, "bench"))
+            assert seal is not None
+            assert abs(seal.audio_seconds - options.hours * 3600) < 1
+            print(
+                f"bench long recording, {options.hours:g} h of {name}: {time.perf_counter() - started:.0f} s, "
+                f"worker {memory.worker_peak / 1e6:.0f} MB, decoder child {memory.child_peak / 1e6:.0f} MB, "
+                f"node {memory.total_peak / 1e6:.0f} MB resident (shared pages counted in each)",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""bench transcribe: whisper-tiny.en on real clips, against a pipeline with the stage shape of the public Ray example.
+
+The baseline is our own code with the stages of ray-project/ray's audio transcription benchmark: read Parquet of audio
+bytes -> map, one row at a time: decode and resample -> map_batches: the Whisper processor on CPU, features padded to
+30 s -> an actor pool of `generate`, batch 64 -> map_batches: decode tokens -> write_parquet. It differs in two places:
+it decodes with soundfile and soxr, and runs in float32 on the CPU, with as many threads as ours. Same weights, same
+clips, greedy decoding in both. Both run on a Ray that stands and end when their Parquet is written; word error rates
+are over the clips with at least four words, after Whisper's own text normalisation.
+"""
+
+import argparse
+import csv
+import io
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jiwer
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import soundfile
+import soxr
+import torch
+from ray.data import ActorPoolStrategy
+from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+from pipelines.lake import open_lake
+from pipelines.recipe import Recipe, parse_recipe
+from pipelines.run import connect, run
+from pipelines.store import Store
+from tests.real_corpus import english_prompts
+from workers.weights import resolve
+
+THREADS = 2
+BATCH = 64
+LEAST_WORDS = 4
+MODEL = "whisper-tiny.en"
+
+
+def decode_row(row: dict[str, Any]) -> dict[str, Any]:
+    """Decode and resample one clip."""
+    samples, rate = soundfile.read(io.BytesIO(row["bytes"]), dtype="float32")
+    return {"uri": row["uri"], "audio": soxr.resample(samples, rate, 16000)}
+
+
+def preprocess(batch: dict[str, Any]) -> dict[str, Any]:
+    """Compute features padded to 30 s."""
+    from transformers import WhisperFeatureExtractor
+
+    extractor = WhisperFeatureExtractor.from_pretrained(resolve(MODEL).folder)
+    features = extractor(list(batch["audio"]), sampling_rate=16000, return_tensors="np").input_features
+    return {"uri": batch["uri"], "features": features}
+
+
+class Generator:
+    """The baseline's model actor."""
+
+    def __init__(self) -> None:
+        from transformers import WhisperForConditionalGeneration
+
+        torch.set_num_threads(THREADS)
+        self.model = WhisperForConditionalGeneration.from_pretrained(resolve(MODEL).folder, dtype=torch.float32)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Generate tokens."""
+        with torch.inference_mode():
+            tokens = self.model.generate(torch.from_numpy(np.stack(batch["features"])))
+        return {"uri": batch["uri"], "tokens": list(tokens.numpy())}
+
+
+def decode_tokens(batch: dict[str, Any]) -> dict[str, Any]:
+    """Turn tokens into text."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve(MODEL).folder)
+    return {"uri": batch["uri"], "text": tokenizer.batch_decode(list(batch["tokens"]), skip_special_tokens=True)}
+
+
+def baseline(clips: Path, out: Path) -> dict[str, str]:
+    """Run the baseline and return its texts by uri."""
+    paths = sorted(clips.rglob("*.wav"))
+    columns = {"uri": [str(path) for path in paths], "bytes": [path.read_bytes() for path in paths]}
+    pq.write_table(pa.table(columns), out / "input.parquet", row_group_size=128)
+    (
+        ray.data.read_parquet(str(out / "input.parquet"))
+        .repartition(target_num_rows_per_block=BATCH)
+        .map(decode_row, num_cpus=0.25)
+        .map_batches(preprocess, batch_size=BATCH, num_cpus=0.25)
+        .map_batches(Generator, batch_size=BATCH, compute=ActorPoolStrategy(size=1), num_cpus=1)
+        .map_batches(decode_tokens, batch_size=BATCH, num_cpus=0.25)
+        .write_parquet(str(out / "texts"))
+    )
+    rows = duckdb.sql(f"SELECT uri, text FROM read_parquet('{out}/texts/*.parquet')").fetchall()
+    return dict(rows)
+
+
+def recipe(clips: Path, lake: Path) -> Recipe:
+    """Return our recipe: every clip as one segment, transcripts only."""
+    content = {
+        "corpus": "bench",
+        "source": {"uri": str(clips)},
+        "lake": {"uri": str(lake)},
+        "segments": {"by": "whole", "max_seconds": 30},
+        "transcripts": [{"model": MODEL}],
+    }
+    return parse_recipe(content, "bench")
+
+
+def ours(clips: Path, out: Path) -> dict[str, str]:
+    """Run our pipeline and return its texts by uri."""
+    run(recipe(clips, out / "lake"))
+    sql = "SELECT uri, string_agg(text, ' ' ORDER BY segment_id) FROM transcripts JOIN recordings USING (recording_id)"
+    return dict(open_lake(Store(str(out / "lake"))).sql(f"{sql} GROUP BY uri").fetchall())
+
+
+def word_error_rate(texts: dict[str, str], references: dict[str, str]) -> float:
+    """Return the word error rate over clips with enough words, in percent."""
+    normalise = EnglishTextNormalizer({})
+    pairs = [(normalise(said), normalise(texts.get(uri, ""))) for uri, said in references.items()]
+    pairs = [(said, heard) for said, heard in pairs if len(said.split()) >= LEAST_WORDS]
+    return 100 * float(jiwer.wer([said for said, _ in pairs], [heard for _, heard in pairs]))
+
+
+def chosen_clips(count: int, folder: Path) -> tuple[Path, dict[str, str]]:
+    """Copy clips with at least four words, spread over the corpus, into `folder`; return it and their texts."""
+    source = english_prompts()
+    with open(source / "transcripts.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if "[" not in row["text"]]
+    rows = [row for row in rows if len(row["text"].split()) >= LEAST_WORDS]
+    rows = rows[:: max(1, len(rows) // count)][:count]
+    references = {}
+    for row in rows:
+        target = folder / row["path"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / row["path"], target)
+        references[str(target)] = row["text"]
+    return folder, references
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="phonolake-bench-") as folder:
+        clips, references = chosen_clips(options.clips, Path(folder) / "clips")
+        connect()
+        rates: dict[str, list[float]] = {"baseline": [], "phonolake": []}
+        for round_number in range(options.rounds):
+            for name, measure in (("baseline", baseline), ("phonolake", ours)):
+                out = Path(tempfile.mkdtemp(dir=folder))
+                started = time.perf_counter()
+                texts = measure(clips, out)
+                rates[name].append(len(references) / (time.perf_counter() - started))
+                wer = word_error_rate(texts, references)
+                print(f"  {round_number} {name}: {rates[name][-1]:.2f} clips/s, WER {wer:.2f} %", flush=True)
+    ratio = statistics.median(a / b for a, b in zip(rates["phonolake"], rates["baseline"], strict=True))
+    print(f"bench transcribe: {ratio:.2f} times the clips per second of the Ray baseline ({len(references)} clips)")
+
+
+if __name__ == "__main__":
+    main()

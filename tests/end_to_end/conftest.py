@@ -1,0 +1,102 @@
+"""A real S3 server and one embedded Ray for all end-to-end tests."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import ray
+import s3fs
+
+ACCESS_KEY, SECRET_KEY = "phonolake-test", "phonolake-test-secret"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server; `environment` is what a client needs."""
+
+    environment: dict[str, str]
+
+    def filesystem(self) -> s3fs.S3FileSystem:
+        return s3fs.S3FileSystem(skip_instance_cache=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return free ports below 45000, whose gRPC twins (port + 10000) are free too."""
+    ports: list[int] = []
+    candidate = 20_000 + os.getpid() % 10_000
+    while len(ports) < count:
+        candidate += 1
+        if all(_is_free(port) for port in (candidate, candidate + 10_000)):
+            ports.append(candidate)
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS with one identity, so that wrong credentials are refused."""
+    folder = tmp_path_factory.mktemp("s3")
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
+    port, *others = free_ports(5)
+    names = ("-master.port", "-volume.port", "-filer.port", "-s3.port.iceberg")
+    command = [
+        *(shutil.which("weed", path=str(Path(os.sys.executable).parent)) or "weed", "server", f"-dir={folder}", "-s3"),
+        *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", f"-s3.config={folder}/identities.json"),
+        *("-volume.max=100", "-master.volumeSizeLimitMB=64", f"-s3.port={port}"),
+        *(f"{name}={other}" for name, other in zip(names, others, strict=True)),
+    ]
+    environment = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_REGION": "us-east-1",
+    }
+    with open(folder / "weed.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log)
+        os.environ.update(environment)
+        try:
+            _await(S3Server(environment), folder / "weed.log")
+            yield S3Server(environment)
+        finally:
+            server.kill()
+            server.wait()
+            for name in environment:
+                os.environ.pop(name, None)
+
+
+def _await(server: S3Server, log: Path) -> None:
+    deadline = time.monotonic() + 90
+    while True:
+        try:
+            server.filesystem().mkdir("ready")
+            return
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the S3 server did not start: {log.read_text()[-2000:]}") from error
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def cluster(s3: S3Server) -> Iterator[None]:
+    """Embedded Ray, whose workers inherit the S3 server's credentials."""
+    from pipelines.run import connect
+
+    connect()
+    yield
+    ray.shutdown()

@@ -1,0 +1,85 @@
+"""Packing a plan's units into read tasks: every unit that is not done, once, a few seconds of work together."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.graph import TASK_BYTES, TASK_ROWS, TASKS_PER_CORE, Task, pack_tasks
+from schemas.records import Plan
+
+UNIT = st.tuples(st.integers(1, 256), st.integers(0, 16 << 20))
+UNITS = st.lists(UNIT, max_size=60)
+
+
+def plan(units: list[tuple[int, int]]) -> Plan:
+    rows, sizes = [rows for rows, _ in units], [size for _, size in units]
+    return Plan("c", "00001", "2024-05-01", "f", {}, "plan.parquet", sum(rows), sum(sizes), rows, sizes, [], "me")
+
+
+@st.composite
+def plans_in_progress(draw) -> tuple[Plan, dict[int, frozenset[int]]]:
+    units = draw(UNITS)
+    done = {}
+    for unit, (rows, _) in enumerate(units):
+        how = draw(st.sampled_from(["untouched", "some", "all"]))
+        if how == "some":
+            done[unit] = frozenset(draw(st.sets(st.integers(0, rows - 1))))
+        elif how == "all":
+            done[unit] = frozenset(range(rows))
+    return plan(units), done
+
+
+@given(plans_in_progress(), st.sampled_from([0.5, 1, 2, 64, 1000]))
+def test_every_unit_that_is_not_done_is_in_exactly_one_task(progress, cores):
+    planned, done = progress
+    tasks = pack_tasks(planned, done, cores)
+    packed = [unit for task in tasks for unit in task.units]
+    open_units = [unit for unit, rows in enumerate(planned.unit_rows) if len(done.get(unit, ())) < rows]
+    assert packed == open_units  # in the plan's order, so that a task reads neighbours
+    assert all(task.units for task in tasks)
+
+
+@given(plans_in_progress(), st.sampled_from([0.5, 1, 2, 64, 1000]))
+def test_tasks_respect_the_limits_unless_one_unit_alone_exceeds_them(progress, cores):
+    planned, done = progress
+    for task in pack_tasks(planned, done, cores):
+        if len(task.units) > 1:
+            assert sum(planned.unit_bytes[unit] for unit in task.units) <= TASK_BYTES
+            assert sum(planned.unit_rows[unit] for unit in task.units) <= TASK_ROWS
+
+
+@given(plans_in_progress(), st.sampled_from([0.5, 1, 2, 64]))
+def test_done_rows_are_passed_on_with_their_unit(progress, cores):
+    planned, done = progress
+    for task in pack_tasks(planned, done, cores):
+        assert len(task.done) == len(task.units)
+        assert all(
+            finished == done.get(unit, frozenset()) for unit, finished in zip(task.units, task.done, strict=True)
+        )
+
+
+def test_a_plan_without_units_has_no_tasks():
+    assert pack_tasks(plan([]), {}, 4) == []
+
+
+def test_a_plan_that_is_done_has_no_tasks():
+    assert pack_tasks(plan([(2, 10)]), {0: frozenset({0, 1})}, 4) == []
+
+
+def test_small_units_are_gathered_up_to_the_limit_of_bytes():
+    tasks = pack_tasks(plan([(1, 8 << 20)] * 600), {}, 4)
+    assert {len(task.units) for task in tasks} == {6}
+
+
+def test_small_units_are_gathered_up_to_the_limit_of_rows():
+    tasks = pack_tasks(plan([(256, 1000)] * 400), {}, 4)
+    assert {len(task.units) for task in tasks} == {4}
+
+
+def test_a_small_plan_is_spread_over_the_cores():
+    tasks = pack_tasks(plan([(1, 1 << 20)] * 64), {}, 4)
+    assert len(tasks) == 4 * TASKS_PER_CORE
+
+
+def test_a_plan_of_missing_objects_is_packed_too():
+    tasks = pack_tasks(plan([(3, 0), (2, 0)]), {0: frozenset({1})}, 1)
+    assert tasks == [Task((0,), (frozenset({1}),)), Task((1,), (frozenset(),))]

@@ -1,0 +1,320 @@
+"""Receipts and who wins: per recording one attempt, per segment one receipt, success before failure.
+
+The other tests of a run's later steps take their hand-made lakes from here.
+"""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.plan import find_delta, write_plan
+from pipelines.receipts import Evidence, collect, covered
+from pipelines.recipe import parse_recipe
+from pipelines.run import survey
+from pipelines.runs import Runs, read_table
+from pipelines.sink import LakeSink
+from pipelines.sources import LISTING
+from pipelines.stages import Stage
+from pipelines.store import Store
+from schemas import layout, records, wire
+from schemas.records import Plan
+
+CORPUS = "prompts"
+STAGES = [Stage("segments", "windows", {}, None, "f-segments"), Stage("tags", "toy", {}, None, "f-tags")]
+TOY = "tags/toy"
+RECIPE = parse_recipe({"corpus": CORPUS, "source": {"uri": "/audio/"}, "lake": {"uri": "/lake"}}, "hand-made")
+EVIDENCE = wire.RECEIPT.append(pa.field("receipt", pa.int32())).append(pa.field("attempt", pa.int32()))
+
+Row = dict[str, Any]
+
+
+def listing(*uris: str, size: int = 10) -> pa.Table:
+    """A source of these objects; what follows # in a name is its etag."""
+    rows = [
+        {"uri": uri.split("#")[0], "etag": uri.partition("#")[2] or None, "size_bytes": size, "modified_ns": 1}
+        for uri in uris
+    ]
+    return pa.Table.from_pylist(rows, LISTING)
+
+
+def planned(store: Store, recordings: int) -> tuple[Plan, list[str]]:
+    """Plan run 00001 of so many recordings; return it and their ids."""
+    none = Runs(CORPUS, [], frozenset())
+    delta = find_delta(store, none, CORPUS, listing(*(f"/audio/{n}.wav" for n in range(recordings))), STAGES)
+    plan = write_plan(store, RECIPE, none, delta, STAGES)
+    return plan, read_table(store, plan.recordings_file)["recording_id"].to_pylist()
+
+
+def segment(recording: str, index: int, mark: float = 0.0, *, fails: bool = False) -> Row:
+    """A segment as a wire row; `mark` is carried to `speech_ratio` and the tag's score."""
+    tag = {"model": "toy", "revision": "1", "label": "noise", "score": mark}
+    failure = {"stage": TOY, "code": "model_failed", "message": "no", "transient": False, "attempts": 1}
+    return {
+        "recording_id": recording,
+        "uri": f"/audio/{recording}",
+        "stages": [stage.id for stage in STAGES],
+        "segment_index": index,
+        "start_seconds": float(index),
+        "end_seconds": index + 1.0,
+        "speech_ratio": mark,
+        "pcm": b"\0\0",
+        wire.rows_column(TOY): [] if fails else [tag],
+        wire.error_column(TOY): failure if fails else None,
+    }
+
+
+def closing(recording: str, n_segments: int, outcome: str = "ok", mark: float = 0.0) -> Row:
+    """A closing row; `mark` is carried to `decoded_seconds`."""
+    failure = {"stage": "decode", "code": "unreadable", "message": "no", "transient": False, "attempts": 1}
+    facts = {"uri": f"/audio/{recording}", "size_bytes": 10, "status": outcome, "n_segments": n_segments}
+    failed = outcome == "failed"
+    return {
+        "recording_id": recording,
+        "uri": f"/audio/{recording}",
+        "stages": [stage.id for stage in STAGES],
+        "closing": {**facts, "decoded_seconds": None if failed else mark, "failure": failure if failed else None},
+    }
+
+
+def whole(recording: str, n_segments: int, outcome: str = "ok", mark: float = 0.0) -> list[Row]:
+    """All rows of a recording."""
+    return [*(segment(recording, index, mark) for index in range(n_segments)), closing(recording, n_segments, outcome)]
+
+
+def wire_table(rows: list[Row]) -> pa.Table:
+    schema = wire.WIRE.append(pa.field(wire.rows_column(TOY), wire.rows_type("tags")))
+    return pa.Table.from_pylist(rows, schema.append(pa.field(wire.error_column(TOY), wire.FAILURE)))
+
+
+def write_receipt(store: Store, plan: Plan, attempt: int, *blocks: list[Row]) -> None:
+    """Stage blocks of wire rows and write one receipt for them, as a task of this attempt does."""
+    sink = LakeSink(store, plan, attempt)
+    sink.write([sink.stage(wire_table(block)) for block in blocks], None)
+
+
+def reference(rows: list[Row]) -> set[tuple]:
+    """The winner rules, slowly: (recording, segment or None, receipt, outcome, seconds) of all that counts."""
+    won = set()
+    for recording in {row["recording_id"] for row in rows}:
+        complete = []
+        for attempt in {row["attempt"] for row in rows}:
+            mine = [row for row in rows if (row["recording_id"], row["attempt"]) == (recording, attempt)]
+            closings = [row for row in mine if row["segment_index"] is None]
+            if closings:
+                last = min(closings, key=lambda row: (row["outcome"] == "failed", row["receipt"]))
+                held = {
+                    index: min(row["receipt"] for row in mine if row["segment_index"] == index)
+                    for index in {row["segment_index"] for row in mine} & set(range(last["n_segments"]))
+                }
+                if len(held) == last["n_segments"]:
+                    complete.append((last["outcome"] == "failed", attempt, last, held))
+        if complete:
+            _, _, last, held = min(complete, key=lambda one: one[:2])
+            won.add((recording, None, last["receipt"], last["outcome"], last["seconds"]))
+            won |= {(recording, index, receipt, None, None) for index, receipt in held.items()}
+    return won
+
+
+def winners(rows: list[Row]) -> set[tuple]:
+    table = Evidence([], [], pa.Table.from_pylist(rows, EVIDENCE)).winners()
+    assert table.schema == records.VERDICT
+    found = [tuple(row.values()) for row in table.to_pylist()]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def proof(recording: str, index: int | None, receipt: int, attempt: int = 1, n=None, outcome=None) -> Row:
+    seconds = None if outcome in (None, "failed") else 1.5
+    return {
+        "recording_id": recording,
+        "segment_index": index,
+        "n_segments": n,
+        "outcome": outcome,
+        "seconds": seconds,
+        "receipt": receipt,
+        "attempt": attempt,
+    }
+
+
+def closed(recording: str, receipt: int, n: int, outcome: str = "ok", attempt: int = 1) -> Row:
+    return proof(recording, None, receipt, attempt, n, outcome)
+
+
+def counted(rows: list[Row]) -> set[tuple]:
+    """The winners without outcome and seconds, checked against the reference."""
+    found = winners(rows)
+    assert found == reference(rows)
+    return {one[:3] for one in found}
+
+
+def test_without_receipts_nobody_wins():
+    assert counted([]) == set()
+
+
+def test_a_recording_whose_segments_and_closing_row_are_there_is_complete():
+    rows = [proof("a", 0, 0), proof("a", 1, 1), closed("a", 2, 2)]
+    assert counted(rows) == {("a", 0, 0), ("a", 1, 1), ("a", None, 2)}
+
+
+@pytest.mark.parametrize("missing", range(3))
+def test_a_recording_that_lacks_a_segment_or_its_closing_row_is_not(missing):
+    rows = [proof("a", 0, 0), proof("a", 1, 1), closed("a", 2, 2)]
+    assert counted(rows[:missing] + rows[missing + 1 :]) == set()
+
+
+def test_a_recording_without_segments_is_complete_with_its_closing_row():
+    assert counted([closed("a", 0, 0)]) == {("a", None, 0)}
+
+
+def test_two_attempts_that_each_cover_a_part_do_not_add_up():
+    rows = [proof("a", 0, 0, attempt=1), proof("a", 1, 1, attempt=2), closed("a", 1, 2, attempt=2)]
+    assert counted(rows) == set()
+
+
+def test_the_first_complete_attempt_wins_and_an_incomplete_one_before_it_does_not_count():
+    rows = [proof("a", 0, 0, 1), *(proof("a", index, 1, 2) for index in (0, 1)), closed("a", 1, 2, attempt=2)]
+    rows += [*(proof("a", index, 2, 3) for index in (0, 1)), closed("a", 2, 2, attempt=3)]
+    assert counted(rows) == {("a", 0, 1), ("a", 1, 1), ("a", None, 1)}
+
+
+def test_recordings_may_win_with_different_attempts():
+    rows = [closed("a", 0, 0, attempt=1), proof("b", 0, 0, 1), proof("b", 0, 1, 2), closed("b", 1, 1, attempt=2)]
+    assert counted(rows) == {("a", None, 0), ("b", 0, 1), ("b", None, 1)}
+
+
+def test_success_in_a_later_attempt_goes_before_failure_in_an_earlier_one():
+    rows = [closed("a", 0, 0, "failed", 1), proof("a", 0, 1, 2), closed("a", 1, 1, "ok", 2)]
+    assert counted(rows) == {("a", 0, 1), ("a", None, 1)}
+
+
+def test_partial_counts_as_success():
+    rows = [closed("a", 0, 0, "failed", 1), closed("a", 1, 0, "partial", 2), closed("a", 2, 0, "ok", 3)]
+    assert counted(rows) == {("a", None, 1)}
+
+
+def test_an_incomplete_success_does_not_displace_a_failure():
+    rows = [closed("a", 0, 0, "failed", 1), proof("a", 0, 1, 2), closed("a", 1, 2, "ok", 2)]
+    assert counted(rows) == {("a", None, 0)}
+
+
+def test_a_failed_recordings_segments_are_dropped():
+    rows = [proof("a", 0, 0), proof("a", 1, 0), closed("a", 0, 0, "failed")]
+    assert counted(rows) == {("a", None, 0)}
+
+
+def test_segments_beyond_the_last_do_not_count():
+    assert counted([proof("a", 0, 0), proof("a", 1, 0), closed("a", 0, 1)]) == {("a", 0, 0), ("a", None, 0)}
+
+
+def test_a_duplicate_receipt_of_a_retried_task_changes_nothing():
+    once = [proof("a", 0, 0), closed("a", 0, 1), proof("b", 0, 0), closed("b", 0, 1)]
+    twice = [*once, *({**row, "receipt": 1} for row in once)]
+    assert counted(twice) == counted(once)
+
+
+@st.composite
+def interleavings(draw) -> list[Row]:
+    """Receipts of up to three attempts over up to three recordings: parts of them, doubled, torn and mixed."""
+    rows = []
+    for recording in "abc"[: draw(st.integers(1, 3))]:
+        for attempt in range(1, draw(st.integers(0, 3)) + 1):
+            outcome = draw(st.sampled_from(["ok", "partial", "failed"]))
+            n_segments = draw(st.integers(0, 3))
+            told = 0 if outcome == "failed" else n_segments
+            for index in [*range(n_segments), None]:
+                copies = draw(st.sampled_from([1, 1, 1, 1, 2, 0]))
+                for receipt in draw(st.lists(st.integers(0, 5), min_size=copies, max_size=copies, unique=True)):
+                    one = proof(recording, index, receipt * 3 + attempt, attempt)
+                    rows.append(closed(recording, one["receipt"], told, outcome, attempt) if index is None else one)
+    return draw(st.permutations(rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(interleavings())
+def test_winners_of_any_interleaving_are_those_of_the_reference(rows):
+    found = winners(rows)
+    assert found == reference(rows)
+    places = [one[:2] for one in found]
+    assert len(places) == len(set(places))  # one receipt for each
+
+
+PROOFS = st.builds(
+    proof,
+    st.sampled_from("ab"),
+    st.integers(0, 2),
+    st.integers(0, 4),
+    st.integers(1, 2),
+) | st.builds(
+    closed,
+    st.sampled_from("ab"),
+    st.integers(0, 4),
+    st.integers(0, 3),
+    st.sampled_from(["ok", "partial"]),
+    st.integers(1, 2),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(PROOFS, max_size=20, unique_by=lambda row: (row["recording_id"], row["segment_index"], row["receipt"])))
+def test_winners_of_receipts_that_contradict_each_other_are_those_of_the_reference(rows):
+    assert winners(rows) == reference(rows)
+
+
+def test_receipts_are_collected_from_all_attempts_with_what_they_cover(tmp_path):
+    store = Store(str(tmp_path))
+    plan, (a, b) = planned(store, 2)
+    write_receipt(store, plan, 1, whole(a, 2))
+    write_receipt(store, plan, 2, whole(b, 1), whole(a, 0, "failed"))
+    evidence = collect(store, plan)
+    assert evidence.paths == sorted(evidence.paths)
+    assert [header.attempt for header in evidence.headers] == [1, 2]
+    assert evidence.rows.schema == EVIDENCE
+    assert sorted(evidence.rows["receipt"].to_pylist()) == [0, 0, 0, 1, 1, 1]
+    tables = [sorted(fragment.table for fragment in header.fragments) for header in evidence.headers]
+    assert tables == [["recordings", "segments", "tags"], ["failures", "recordings", "segments", "tags"]]
+    fragments = [fragment for header in evidence.headers for fragment in header.fragments]
+    assert all(store.list(fragment.path) == {fragment.path: fragment.size_bytes} for fragment in fragments)
+    assert {tuple(row.values())[:3] for row in evidence.winners().to_pylist()} == {
+        (a, None, 0),
+        (a, 0, 0),
+        (a, 1, 0),
+        (b, None, 1),
+        (b, 0, 1),
+    }
+
+
+def test_fragments_without_a_receipt_prove_nothing(tmp_path):
+    store = Store(str(tmp_path))
+    plan, (a,) = planned(store, 1)
+    LakeSink(store, plan, 1).stage(wire_table(whole(a, 2)))
+    assert len(store.list(layout.staging_folder(CORPUS, plan.run))) == 3
+    assert len(covered(collect(store, plan).winners())) == 0
+
+
+def test_a_task_without_rows_writes_nothing(tmp_path):
+    store = Store(str(tmp_path))
+    plan, _ = planned(store, 1)
+    sink = LakeSink(store, plan, 1)
+    assert sink.write([sink.stage(wire_table([]))], None) == {}
+    assert store.list(layout.STAGING) == {}
+
+
+def test_receipts_of_other_runs_and_corpora_are_not_ours(tmp_path):
+    store = Store(str(tmp_path))
+    plan, (a,) = planned(store, 1)
+    write_receipt(store, plan, 1, whole(a, 1))
+    sealed = Runs(CORPUS, [plan.run], frozenset())
+    other = write_plan(store, RECIPE, sealed, find_delta(store, sealed, CORPUS, listing("/b"), STAGES), STAGES)
+    assert collect(store, other).paths == []
+
+
+def test_a_survey_tells_which_rows_of_each_unit_are_done(tmp_path):
+    store = Store(str(tmp_path))
+    plan, ids = planned(store, 4)
+    write_receipt(store, plan, 1, [*whole(ids[1], 2), *whole(ids[3], 0, "failed"), segment(ids[0], 0)])
+    state = survey(store, plan)
+    assert state.done == {0: frozenset({1, 3})}
+    assert state.missing == 2

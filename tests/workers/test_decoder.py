@@ -1,0 +1,361 @@
+"""The decoder child: what it answers is what decode() gives, and what kills it costs one recording."""
+
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers import decoder as decoding
+from workers.decode import AudioInfo, DecodeLimits, Ending, decode
+from workers.decoder import Decoder, Failed, Request
+
+ROOT = Path(__file__).parents[2]
+CORPUS = ROOT / "pipelines" / "demo" / "corpus"
+SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4"}
+FILES = sorted(path for path in CORPUS.rglob("*") if path.suffix in SUFFIXES)
+RATE = 16_000
+LIMITS = DecodeLimits(max_seconds=3600, max_channels=8)
+GOOD = (CORPUS / "en/beep.wav").read_bytes()
+MARKER = b"MISBEHAVE"
+
+# A child that answers as ours does, but for one request.
+CHILD = """
+import os, signal, sys, time
+from workers import decoder_child, frames
+decoder_child._limit_resources()
+requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
+def misbehave():
+    {misbehaviour}
+while (request := frames.read_frame(requests)) is not None:
+    if request.payload.startswith(b"MISBEHAVE"):
+        misbehave()
+    decoder_child.answer(request, answers)
+"""
+OPENED = (
+    'answers.write(frames.pack(frames.OPENED, {"container": "wav", "codec": "pcm", "sample_rate": 8000, "channels": 1,'
+    ' "declared_seconds": None, "decoder": "test"}) + frames.pack(frames.SAMPLES, {}, 4) + bytes(4)); answers.flush()'
+)
+ENDS = {
+    "segfault": ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
+    "exit": ("os._exit(3)", "exit code 3"),
+    "exit after some samples": (f"{OPENED}; os._exit(0)", "exit code 0"),
+    "exit inside a frame": ('answers.write(b"S" + bytes(3)); answers.flush(); os._exit(1)', "exit code 1"),
+    "MemoryError outside answer()": ("bytearray(64 << 30)", "exit code 1"),
+    "closed output": ("answers.close(); os.close(1); os._exit(9)", "exit code 9"),
+}
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    ours = Decoder(RATE, LIMITS)
+    yield ours
+    ours.close()
+
+
+@pytest.fixture
+def misbehaving():
+    made = []
+
+    def make(misbehaviour):
+        script = CHILD.replace("{misbehaviour}", misbehaviour)
+        made.append(Decoder(RATE, LIMITS, command=[sys.executable, "-c", script]))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def grouped(answers):
+    """One list of answers a request."""
+    groups, current = [], []
+    for answer in answers:
+        current.append(answer)
+        if isinstance(answer, Ending | Failed):
+            groups.append(current)
+            current = []
+    assert not current
+    return groups
+
+
+def samples(group):
+    return np.concatenate([part for part in group if isinstance(part, np.ndarray)])
+
+
+def pid_of(decoder):
+    return decoder._child.pid
+
+
+def is_gone(pid):
+    """Whether no process `pid` runs any more; one that only waits to be reaped does not run."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state in "ZX"
+
+
+def becomes_true(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Heard:
+    def __init__(self):
+        self.info, self.blocks = None, []
+
+    def opened(self, info):
+        self.info = info
+
+    def samples(self, pcm):
+        self.blocks.append(pcm)
+
+
+def test_the_child_gives_the_very_samples_that_decode_gives(decoder):
+    contents = [path.read_bytes() for path in FILES if path.parent.name != "broken"]
+    groups = grouped(decoder.stream(Request(content) for content in contents))
+    assert len(groups) == len(contents) == 26
+    for content, group in zip(contents, groups, strict=True):
+        sink = Heard()
+        ending = decode(io.BytesIO(content), RATE, LIMITS, sink)
+        assert group[0] == sink.info
+        assert group[-1] == ending
+        np.testing.assert_array_equal(samples(group), np.concatenate(sink.blocks))
+
+
+def test_many_requests_are_answered_in_their_order(decoder):
+    contents = [path.read_bytes() for path in FILES]
+    order = np.random.default_rng(5).integers(0, len(contents), 120)
+    expected = {
+        number: type(group[-1]) if isinstance(group[-1], Failed) else group[-1]
+        for number, group in enumerate(grouped(decoder.stream(Request(content) for content in contents)))
+    }
+    groups = grouped(decoder.stream(Request(contents[number]) for number in order))
+    assert len(groups) == 120
+    for number, group in zip(order, groups, strict=True):
+        last = group[-1]
+        assert (type(last) if isinstance(last, Failed) else last) == expected[number]
+
+
+def test_one_child_serves_many_streams(decoder):
+    list(decoder.stream([Request(GOOD)]))
+    first = pid_of(decoder)
+    list(decoder.stream([Request(GOOD), Request(b"")]))
+    assert pid_of(decoder) == first
+
+
+def test_a_child_that_died_idle_costs_nothing(decoder):
+    list(decoder.stream([Request(GOOD)]))
+    os.kill(pid_of(decoder), signal.SIGKILL)
+    os.waitid(os.P_PID, pid_of(decoder), os.WEXITED | os.WNOWAIT)
+    assert [group[-1] for group in grouped(decoder.stream([Request(GOOD)] * 2))] == [Ending(0.4255, None)] * 2
+
+
+def test_no_requests_start_no_child(decoder):
+    decoder.close()
+    assert list(decoder.stream([])) == []
+    assert decoder._child is None
+
+
+def test_a_path_is_decoded_like_its_bytes(decoder):
+    path = CORPUS / "en/tt-monkeys.ogg"
+    by_bytes, by_path = grouped(decoder.stream([Request(path.read_bytes()), Request(b"", str(path), 50_845)]))
+    np.testing.assert_array_equal(samples(by_bytes), samples(by_path))
+
+
+def test_broken_recordings_are_refused_with_their_codes_and_the_next_is_decoded(decoder):
+    names = ["empty.wav", "notes.wav", "truncated.mp3"]
+    contents = [(CORPUS / "broken" / name).read_bytes() for name in names]
+    empty, notes, truncated, good = grouped(decoder.stream(map(Request, [*contents, GOOD])))
+    assert [empty[0].code, notes[0].code] == ["empty", "not_audio"]
+    assert "cut short" in truncated[-1].damage
+    assert good[-1] == Ending(0.4255, None)
+
+
+def test_recordings_larger_than_any_pipe_pass_both_ways(decoder):
+    noise = np.random.default_rng(2).integers(-9000, 9000, 120 * RATE).astype(np.int16)
+    header = bytearray(GOOD[:44])
+    header[24:28] = RATE.to_bytes(4, "little")
+    header[40:44] = noise.nbytes.to_bytes(4, "little")
+    content = bytes(header) + noise.tobytes()
+    for group in grouped(decoder.stream([Request(content)] * 6)):
+        np.testing.assert_array_equal(samples(group), noise)
+
+
+@pytest.mark.parametrize("way", ENDS, ids=str)
+def test_a_child_that_dies_costs_one_recording(way, misbehaving):
+    misbehaviour, obituary = ENDS[way]
+    contents = [GOOD, MARKER, GOOD, GOOD, GOOD, GOOD, GOOD]
+    groups = grouped(misbehaving(misbehaviour).stream(map(Request, contents)))
+    assert len(groups) == len(contents)
+    for content, group in zip(contents, groups, strict=True):
+        if content == MARKER:
+            assert group[-1].code == "decoder_crashed"
+            assert obituary in group[-1].message
+        else:
+            assert group[-1] == Ending(0.4255, None)
+            assert len(samples(group)) == round(0.4255 * RATE)
+
+
+def test_a_child_that_hangs_costs_one_recording_and_no_more_than_its_time(misbehaving, monkeypatch):
+    monkeypatch.setattr(decoding, "BASE_TIMEOUT_SECONDS", 2.0)
+    contents = [GOOD, MARKER, GOOD, GOOD, GOOD, GOOD, GOOD]
+    began = time.monotonic()
+    hanging = misbehaving("time.sleep(3600)")
+    answers = hanging.stream(map(Request, contents))
+    assert isinstance(next(answers), AudioInfo)
+    hung = pid_of(hanging)
+    groups = grouped(answers)
+    assert [group[-1].code for group in groups if isinstance(group[-1], Failed)] == ["decoder_timeout"]
+    assert groups[1][-1].code == "decoder_timeout"
+    assert sum(group[-1] == Ending(0.4255, None) for group in groups) == 6
+    assert time.monotonic() - began < 15
+    assert is_gone(hung)
+
+
+def test_a_child_that_hangs_after_some_samples_times_out_too(misbehaving, monkeypatch):
+    monkeypatch.setattr(decoding, "BASE_TIMEOUT_SECONDS", 2.0)
+    _, hung, after = grouped(misbehaving(f"{OPENED}; time.sleep(3600)").stream(map(Request, [GOOD, MARKER, GOOD])))
+    assert [type(answer) for answer in hung] == [AudioInfo, np.ndarray, Failed]
+    assert hung[-1].code == "decoder_timeout"
+    assert after[-1] == Ending(0.4255, None)
+
+
+def test_a_larger_object_may_take_longer():
+    assert Request(b"", "/long.wav", 500_000_000).timeout_seconds == 60 + 1000
+    assert Request(bytes(1_000_000)).timeout_seconds == 62
+
+
+def test_a_child_that_eats_memory_is_stopped_by_its_limit_and_costs_one_recording(misbehaving):
+    eater = "import numpy; hoard = []\n    while True: hoard.append(numpy.empty(256 << 20, 'u1'))"
+    began = time.monotonic()
+    groups = grouped(misbehaving(eater).stream(map(Request, [GOOD, MARKER, GOOD, GOOD])))
+    assert [isinstance(group[-1], Failed) for group in groups] == [False, True, False, False]
+    assert groups[1][-1].code == "decoder_crashed"
+    assert time.monotonic() - began < 30
+
+
+def limit_of(pid, what):
+    return resource.prlimit(pid, what)
+
+
+def test_our_child_runs_under_its_limits(decoder):
+    list(decoder.stream([Request(GOOD)]))
+    pid = pid_of(decoder)
+    assert limit_of(pid, resource.RLIMIT_FSIZE) == (0, 0)
+    assert limit_of(pid, resource.RLIMIT_CORE) == (0, 0)
+    assert limit_of(pid, resource.RLIMIT_AS)[1] == 4 << 30
+    assert limit_of(pid, resource.RLIMIT_NOFILE)[1] == 64
+
+
+def test_our_child_has_no_credentials(decoder, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    decoder.close()
+    list(decoder.stream([Request(GOOD)]))
+    assert b"hunter2" not in Path(f"/proc/{pid_of(decoder)}/environ").read_bytes()
+
+
+def test_under_the_childs_limits_no_byte_can_be_written_to_a_file(misbehaving, tmp_path):
+    target = tmp_path / "written"
+    write = f'signal.signal(signal.SIGXFSZ, signal.SIG_DFL); open({str(target)!r}, "wb", buffering=0).write(b"x")'
+    groups = grouped(misbehaving(write).stream(map(Request, [MARKER, GOOD])))
+    assert groups[0][-1].code == "decoder_crashed"
+    assert f"signal {signal.SIGXFSZ.value}" in groups[0][-1].message
+    assert target.stat().st_size == 0
+    assert groups[1][-1] == Ending(0.4255, None)
+
+
+def test_our_child_writes_no_files(decoder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    decoder.close()
+    list(decoder.stream(Request(path.read_bytes()) for path in FILES))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_giving_up_early_leaves_no_child_and_the_next_stream_works(decoder):
+    answers = decoder.stream(Request(path.read_bytes()) for path in FILES)
+    next(answers)
+    child = pid_of(decoder)
+    answers.close()
+    assert is_gone(child)
+    assert grouped(decoder.stream([Request(GOOD)]))[0][-1] == Ending(0.4255, None)
+    assert pid_of(decoder) != child
+
+
+def test_an_error_of_the_requests_is_raised_and_the_next_stream_works(decoder):
+    def requests():
+        yield Request(GOOD)
+        yield Request(GOOD)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(decoder.stream(requests()))
+    assert [group[-1] for group in grouped(decoder.stream([Request(GOOD)]))] == [Ending(0.4255, None)]
+
+
+def test_close_ends_the_child_and_may_be_called_twice(decoder):
+    list(decoder.stream([Request(GOOD)]))
+    child = pid_of(decoder)
+    decoder.close()
+    decoder.close()
+    assert is_gone(child)
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from workers.decode import DecodeLimits
+from workers.decoder import Decoder, Request
+decoder = Decoder(16000, DecodeLimits(3600, 8))
+content = Path(sys.argv[1]).read_bytes()
+answers = decoder.stream([Request(content)] * int(sys.argv[2]))
+next(answers)
+print(decoder._child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("n_requests", [1, 50], ids=["idle", "in the middle of writing"])
+def test_the_child_ends_when_its_parent_is_killed(n_requests):
+    clip = CORPUS / "en/basic-pbx-ivr-main.flac"
+    command = [sys.executable, "-c", PARENT, str(clip), str(n_requests)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as parent:
+        try:
+            child = int(parent.stdout.readline())
+            assert not is_gone(child)
+        finally:
+            parent.kill()
+    assert becomes_true(lambda: is_gone(child), seconds=15)
+
+
+def test_a_child_that_hangs_ends_too_when_its_parent_is_gone():
+    hang = (
+        "import sys, threading, time; from workers import decoder_child as c; c.PARENT_CHECK_SECONDS = 0.2; "
+        "threading.Thread(target=c._end_with, args=(int(sys.argv[1]),), daemon=True).start(); time.sleep(600)"
+    )
+    parent_code = (
+        "import os, subprocess, sys, time; "
+        "print(subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())]).pid, flush=True); "
+        "time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", parent_code, hang]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as parent:
+        try:
+            child = int(parent.stdout.readline())
+            time.sleep(1)
+            assert not is_gone(child)
+        finally:
+            parent.kill()
+    assert becomes_true(lambda: is_gone(child), seconds=15)
