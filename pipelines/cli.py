@@ -28,6 +28,8 @@ app = typer.Typer(
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change the recipe.")]
+MOST_COLUMNS = 8  # a wider result is shown a line per value
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print facts as JSON.")]
 Lake = Annotated[str, typer.Argument(metavar="LAKE", help="The lake: a folder or an s3:// uri.")]
 Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoint, if not AWS's.")]
@@ -118,6 +120,10 @@ def query(
     rows = found.to_pylist(maps_as_pydicts="lossy")
     if as_json:
         _print_json(rows)
+        return
+    if found.num_columns > MOST_COLUMNS:
+        for row in rows:
+            print("\n".join(f"{name:<24} {_cell(value)}" for name, value in row.items()), end="\n\n")
         return
     table = Table(*found.column_names, box=None, pad_edge=False)
     for row in rows:
