@@ -138,7 +138,7 @@ def _pump(
 ) -> tuple[float, str | None]:
     """Move all audio from `blocks` to `sink`; return decoded seconds and the damage that ended it, if any."""
     resampler = _resampler(info.sample_rate, sample_rate)
-    frames, damage = 0, None
+    frames, damage, waiting = 0, None, None  # a block waits until it is known whether it is the last
     try:
         for block in blocks:
             frames += len(block)
@@ -146,11 +146,13 @@ def _pump(
                 raise DecodeError(
                     "limit_seconds", f"longer than {limits.max_seconds:g} s; raise limits.max_seconds to take it"
                 )
-            _hand_over(resampler(block, False), sink)
+            if waiting is not None:
+                _hand_over(resampler(waiting, False), sink)
+            waiting = block
     except _Damage as broken:
         damage = f"damaged after {frames / info.sample_rate:.2f} s: {broken}"
-    if frames:
-        _hand_over(resampler(np.zeros(0, np.float32), True), sink)
+    if waiting is not None:
+        _hand_over(resampler(waiting, True), sink)
     return frames / info.sample_rate, damage
 
 
@@ -169,10 +171,21 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
 
 def _resampler(source: int, target: int) -> Callable[[np.ndarray, bool], np.ndarray]:
+    """Return a function of a block and whether it is the last; a recording of one block needs no stream (faster)."""
     if source == target:
         return lambda block, last: block
-    stream = soxr.ResampleStream(source, target, 1, dtype="float32", quality="HQ")
-    return lambda block, last: stream.resample_chunk(block, last=last)
+    stream: soxr.ResampleStream | None = None
+
+    def resample(block: np.ndarray, last: bool) -> np.ndarray:
+        nonlocal stream
+        if stream is None and last:
+            once: np.ndarray = soxr.resample(block, source, target, quality="HQ")  # bit for bit what the stream gives
+            return once
+        stream = stream or soxr.ResampleStream(source, target, 1, dtype="float32", quality="HQ")
+        chunk: np.ndarray = stream.resample_chunk(block, last=last)
+        return chunk
+
+    return resample
 
 
 def _missing(info: AudioInfo, decoded: float) -> str | None:
@@ -243,10 +256,11 @@ def _soundfile_blocks(sound: soundfile.SoundFile) -> FloatBlocks:
             if kept > 0:
                 yield _mono(room[:kept])
             raise _Damage(str(error)) from None
-        if not len(block):
+        if len(block):
+            position += len(block)
+            yield _mono(block)
+        if len(block) < BLOCK_FRAMES:
             return
-        position += len(block)
-        yield _mono(block)
 
 
 # FFmpeg

@@ -26,11 +26,12 @@ def tabulate(block: pa.Table, keys: RunKeys, base: str, stages: Sequence[tuple[s
     `base` is the id of the stage that writes `recordings` and `segments`; `stages` are (id, table) of the others.
     Recordings that need only other stages are not written again.
     """
-    new = block.filter(_needing(block, base))
+    light = block.select([name for name in wire.WIRE.names if name != "pcm"])  # filtering copies: not the samples
+    new = light.filter(_needing(light, base))
     parts: dict[str, list[pa.Table]] = {
         "recordings": [_recordings(new, keys)],
         "segments": [_segments(new, keys)],
-        "failures": [_whole_failures(block, keys)],
+        "failures": [_whole_failures(light, keys)],
     }
     for stage, table in stages:
         if wire.rows_column(stage) in block.column_names:
