@@ -4,7 +4,7 @@ Ray Data fuses the CPU steps that stand next to each other, so an ingest without
 Parquet. Spectrograms come after the pools: they are wanted by nobody but the sink, and would double what travels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -45,7 +45,7 @@ class Task:
     """What one read task does: units of the plan, and the positions in each that are done already."""
 
     units: tuple[int, ...]
-    done: tuple[frozenset[int], ...]
+    done: tuple[Collection[int], ...]
 
 
 def run_graph(
@@ -138,7 +138,7 @@ def compute_and_stage(
     return sink.stage(add_spectrograms(table, spectrograms, recipe.audio.sample_rate))
 
 
-def pack_tasks(plan: Plan, done: dict[int, frozenset[int]], cores: float) -> list[Task]:
+def pack_tasks(plan: Plan, done: dict[int, Collection[int]], cores: float) -> list[Task]:
     """Gather consecutive units into tasks of a few seconds of work each; `done` has the finished rows of each unit."""
     left = [unit for unit in range(len(plan.unit_rows)) if len(done.get(unit, ())) < plan.unit_rows[unit]]
     spread = max(1.0, cores * TASKS_PER_CORE)
@@ -156,7 +156,7 @@ def pack_tasks(plan: Plan, done: dict[int, frozenset[int]], cores: float) -> lis
     return [*tasks, _task(units, done)] if units else tasks
 
 
-def _task(units: list[int], done: dict[int, frozenset[int]]) -> Task:
+def _task(units: list[int], done: dict[int, Collection[int]]) -> Task:
     return Task(tuple(units), tuple(done.get(unit, frozenset()) for unit in units))
 
 

@@ -7,6 +7,7 @@ import zlib
 from typing import Any, Final
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -20,6 +21,7 @@ ENTRIES: Final = pa.schema(
     [pa.field("uri", pa.string(), nullable=False), pa.field("metadata", pa.map_(pa.string(), pa.string()))]
 )
 NAME_COLUMNS: Final = ("uri", "path")
+BATCH_ROWS: Final = 10_000
 
 
 def read_manifest(manifest: str, options: Options) -> pa.Table:
@@ -39,9 +41,18 @@ def read_manifest(manifest: str, options: Options) -> pa.Table:
     if table.column_names.count(name) > 1:
         raise RecipeError(f"{manifest} has more than one column {name}")
     table = table.filter(pc.not_equal(table[name].cast(pa.string()), ""))  # null and empty name nothing
-    uris = pa.array([_absolute(manifest, entry) for entry in table[name].cast(pa.string()).to_pylist()], pa.string())
-    entries = pa.Table.from_arrays([uris, _metadata(table.drop_columns([name]))], schema=ENTRIES)
+    entries = pa.Table.from_batches(
+        [_entries(manifest, name, batch) for batch in table.to_batches(max_chunksize=BATCH_ROWS)], ENTRIES
+    )
     return _first_of_each(entries)
+
+
+def _entries(manifest: str, name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch of the manifest as entries; Python objects live for a batch only."""
+    table = pa.Table.from_batches([batch])
+    uris = [_absolute(manifest, entry) for entry in table[name].cast(pa.string()).to_pylist()]
+    metadata = _metadata(table.drop_columns([name]))
+    return pa.RecordBatch.from_arrays([pa.array(uris, pa.string()), metadata], schema=ENTRIES)
 
 
 def _content(manifest: str, options: Options) -> bytes:
@@ -106,6 +117,6 @@ def _text(value: Any) -> str:
 
 
 def _first_of_each(entries: pa.Table) -> pa.Table:
-    positions = pa.array(range(entries.num_rows), pa.int64())
+    positions = pa.array(np.arange(entries.num_rows))
     first = entries.append_column("position", positions).group_by("uri").aggregate([("position", "min")])
     return entries.take(first["position_min"].combine_chunks().sort())

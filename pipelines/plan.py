@@ -127,7 +127,7 @@ def write_plan(store: Store, recipe: Recipe, runs: Runs, delta: Delta, stages: l
 def _units(sizes: np.ndarray) -> list[tuple[int, int]]:
     """Cut rows into consecutive units of at most UNIT_ROWS rows and about UNIT_BYTES; return (start, end) of each."""
     units, start, held = [], 0, 0
-    for row, size in enumerate(sizes.tolist()):
+    for row, size in enumerate(map(int, sizes)):
         if row > start and (held + size > UNIT_BYTES or row - start >= UNIT_ROWS):
             units.append((start, row))
             start, held = row, 0

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,7 +126,7 @@ class State:
 
     evidence: Evidence
     winners: pa.Table
-    done: dict[int, frozenset[int]]
+    done: dict[int, Collection[int]]
     missing: int
 
 
@@ -135,12 +135,13 @@ def survey(store: Store, plan: Plan) -> State:
     evidence = collect(store, plan)
     winners = evidence.winners()
     complete = covered(winners)
-    done: dict[int, frozenset[int]] = {}
+    done: dict[int, Collection[int]] = {}
     if len(complete):
         ids = read_table(store, plan.recordings_file, ["recording_id"])["recording_id"]
         mask, start = pc.is_in(ids, value_set=complete).to_numpy(), 0
         for unit, rows in enumerate(plan.unit_rows):
-            done[unit] = frozenset(mask[start : start + rows].nonzero()[0].tolist())
+            finished = mask[start : start + rows].nonzero()[0]
+            done[unit] = range(rows) if len(finished) == rows else frozenset(finished.tolist())
             start += rows
     return State(evidence, winners, done, plan.recordings - sum(len(rows) for rows in done.values()))
 
@@ -157,7 +158,7 @@ def _attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], stat
     with ProgressDisplay(plan.recordings, plan.recordings - state.missing, read):
         try:
             run_graph(store, plan, recipe, stages, shares, tasks, sink)
-        except ray.exceptions.RayError as error:
+        except Exception as error:  # Ray wraps what a worker raised in several ways
             raise PhonolakeError(f"run {plan.run} stopped: {_cause(error)}; run the same command to resume") from error
 
 

@@ -220,18 +220,24 @@ def _walk_fsspec(root: str, options: Options) -> Rows:
 
 def _list_manifest(manifest: str, options: Options) -> pa.Table:
     entries = read_manifest(manifest, options)
-    uris = entries["uri"].to_pylist()
     with ThreadPoolExecutor(HEADS_IN_FLIGHT) as askers:
-        rows = list(askers.map(lambda uri: _look_up(uri, options), uris))
-    etags, sizes, times = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+        batches = [
+            _looked_up(batch, list(askers.map(lambda uri: _look_up(uri, options), batch["uri"].to_pylist())))
+            for batch in entries.to_batches(max_chunksize=BATCH_ROWS)
+        ]
+    return pa.Table.from_batches(batches, LISTING)
+
+
+def _looked_up(entries: pa.RecordBatch, facts: list[tuple[str | None, int, int | None]]) -> pa.RecordBatch:
+    etags, sizes, times = zip(*facts, strict=True)
     columns = [
-        entries["uri"].combine_chunks(),
+        entries["uri"],
         pa.array(etags, pa.string()),
         pa.array(sizes, pa.int64()),
         pa.array(times, pa.int64()),
-        entries["metadata"].combine_chunks(),
+        entries["metadata"],
     ]
-    return pa.Table.from_arrays(columns, schema=LISTING)
+    return pa.RecordBatch.from_arrays(columns, schema=LISTING)
 
 
 def _look_up(uri: str, options: Options) -> tuple[str | None, int, int | None]:

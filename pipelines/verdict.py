@@ -1,11 +1,11 @@
 """The verdict: the one decision which receipt counts for every segment, and which files come of it."""
 
 import uuid
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.parquet import to_parquet
@@ -65,13 +65,14 @@ def final_files(plan: Plan, table: str, evidence: Evidence, winners: pa.Table) -
 
 
 def _candidates(table: str, evidence: Evidence, winners: pa.Table) -> Iterator[_Candidate]:
-    won = Counter(winners["receipt"].to_pylist())
-    held = Counter(evidence.rows["receipt"].to_pylist())
+    count = len(evidence.headers)
+    won = np.bincount(winners["receipt"].to_numpy(), minlength=count)
+    held = np.bincount(evidence.rows["receipt"].to_numpy(), minlength=count)
     for number, header in enumerate(evidence.headers):
         if won[number]:
             for fragment in header.fragments:
                 if fragment.table == table:
-                    yield _Candidate(fragment, number, won[number] == held[number])
+                    yield _Candidate(fragment, number, bool(won[number] == held[number]))
 
 
 def _groups(candidates: Iterable[_Candidate]) -> Iterator[list[_Candidate]]:

@@ -15,6 +15,13 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a CPU tensor to `device`; to a GPU from pinned memory, so that the copy overlaps with computing."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def use_threads(threads: int) -> None:
     """Let torch use this many threads, so that the workers of a node together use its cores once."""
     os.environ["OMP_NUM_THREADS"] = str(threads)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
 
+from workers.devices import send
+
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 400  # samples, 25 ms
 HOP_LENGTH = 160  # samples, 10 ms
@@ -29,7 +31,7 @@ def whisper_log_mel(waveforms: Sequence[np.ndarray], n_mels: int, device: torch.
     that padding gives. Raises ValueError for a waveform that is not 1-D or is longer than 30 s.
     """
     clips = [torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)) for waveform in waveforms]
-    heard = _log_mel(_pad(clips).to(device), n_mels)
+    heard = _log_mel(send(_pad(clips), device), n_mels)
     quietest = _quietest(heard)
     features = _scale(quietest).expand(-1, n_mels, WINDOW_FRAMES).contiguous()
     features[..., : heard.shape[-1]] = _scale(torch.maximum(heard, quietest))

@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import convert_conv2d_weight_memory_format
 
+from workers.devices import send
+
 SAMPLE_RATE = 16_000  # Hz
 FRAME_SAMPLES = 400  # 25 ms
 HOP_SAMPLES = 160  # 10 ms
@@ -295,19 +297,13 @@ class Yamnet:
 
     def _piece_sums(self, waveforms: Sequence[NDArray[np.float32]], pieces: Sequence[_Piece]) -> torch.Tensor:
         """Return the sums (n_pieces, 1024 + 521) of embeddings and scores over each piece, still on the device."""
-        log_mel = log_mel_spectrogram(self._send(_batch_samples(waveforms, pieces)))
-        patches = log_mel[self._send(_patch_frames(pieces))]
+        log_mel = log_mel_spectrogram(send(torch.from_numpy(_batch_samples(waveforms, pieces)), self._device))
+        patches = log_mel[send(torch.from_numpy(_patch_frames(pieces)), self._device)]
         embeddings, logits = self._network(patches.to(self._dtype))
         outputs = torch.cat([embeddings.float(), logits.float().sigmoid()], dim=1)
-        lengths = self._send(np.array([piece.count for piece in pieces]))
+        lengths = send(torch.from_numpy(np.array([piece.count for piece in pieces])), self._device)
         # A sum over rows, unlike a product with a membership matrix, keeps one waveform's NaN out of the others.
         return torch.segment_reduce(outputs, "sum", lengths=lengths)
-
-    def _send(self, values: NDArray[np.float32] | NDArray[np.int64]) -> torch.Tensor:
-        tensor = torch.from_numpy(values)
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor.to(self._device)
 
 
 def _pool(counts: Sequence[int], owners: Sequence[int], sums: Sequence[torch.Tensor]) -> list[YamnetResult]:

@@ -1,0 +1,47 @@
+"""What a run shows while it works: a live line on a terminal, plain lines elsewhere."""
+
+import io
+import os
+import pty
+import threading
+
+import pytest
+
+from pipelines import progress
+from pipelines.progress import ProgressDisplay
+
+TOTALS = {"recordings": 40, "failed": 3, "seconds": 7200.0}
+
+
+def test_elsewhere_than_on_a_terminal_it_prints_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.05)
+    seen, out = threading.Event(), io.StringIO()
+
+    def read() -> dict[str, float]:
+        seen.set()
+        return TOTALS
+
+    with ProgressDisplay(100, 10, read, out):
+        assert seen.wait(5)
+    line = out.getvalue().splitlines()[0]
+    assert line.startswith("50 of 100 recordings, 2.00 h of audio, ")
+    assert line.endswith(" audio s/s, 3 failed")
+    assert "\x1b" not in out.getvalue()
+
+
+def test_on_a_terminal_it_redraws_one_line_with_a_bar() -> None:
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal, ProgressDisplay(100, 10, lambda: TOTALS, terminal):
+        pass
+    shown = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "50/100" in shown
+    assert "3 failed" in shown
+    assert "━" in shown
+
+
+def test_it_ends_with_its_block_also_when_the_run_fails() -> None:
+    display = ProgressDisplay(1, 0, lambda: TOTALS, io.StringIO())
+    with pytest.raises(RuntimeError, match="boom"), display:
+        raise RuntimeError("boom")
+    assert not display._thread.is_alive()
