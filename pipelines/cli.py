@@ -12,11 +12,13 @@ import duckdb
 import pyarrow as pa
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipelines.errors import PhonolakeError, RecipeError
 from pipelines.recipe import load_recipe
 from pipelines.store import Store
+from schemas import layout
 
 app = typer.Typer(
     name="phonolake",
@@ -71,8 +73,6 @@ def status(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -
 
     store = _store(lake, endpoint_url)
     found = read_status(store)
-    if not found:
-        raise RecipeError(f"{lake} holds no runs; is it a lake?")
     lines = []
     for one in found:
         lines.append(
@@ -97,7 +97,7 @@ def failures(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False)
         return
     table = Table("stage", "code", "message", "segment", box=None, pad_edge=False)
     for row in rows:
-        table.add_row(row["stage"], row["code"], row["message"], (row["segment_id"] or "")[-5:])
+        table.add_row(row["stage"], row["code"], escape(row["message"]), (row["segment_id"] or "")[-5:])
     _print_table(table)
     print(f"{len(rows)} failures")
 
@@ -117,6 +117,8 @@ def query(
         found = result.to_arrow_table() if result is not None else pa.table({})
     except duckdb.Error as error:
         raise RecipeError(f"the query failed: {error}") from None
+    if len(set(found.column_names)) < found.num_columns:
+        raise RecipeError(f"the query names two columns alike: {', '.join(found.column_names)}; use AS")
     rows = found.to_pylist(maps_as_pydicts="lossy")
     if as_json:
         _print_json(rows)
@@ -125,9 +127,9 @@ def query(
         for row in rows:
             print("\n".join(f"{name:<24} {_cell(value)}" for name, value in row.items()), end="\n\n")
         return
-    table = Table(*found.column_names, box=None, pad_edge=False)
+    table = Table(*map(escape, found.column_names), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(escape(_cell(value)) for value in row.values()))
     _print_table(table)
 
 
@@ -150,13 +152,13 @@ def main() -> None:
     except PhonolakeError as error:
         print(f"phonolake: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("phonolake: interrupted; the same command resumes", file=sys.stderr)
-        sys.exit(130)
 
 
 def _store(lake: str, endpoint_url: str | None) -> Store:
-    return Store(lake.rstrip("/"), {"endpoint_url": endpoint_url} if endpoint_url else {})
+    store = Store(lake.rstrip("/"), {"endpoint_url": endpoint_url} if endpoint_url else {})
+    if not store.list(layout.RUNS):
+        raise RecipeError(f"{lake} holds no runs; is it a lake?")
+    return store
 
 
 def _say(facts: Any, text: str, as_json: bool) -> None:

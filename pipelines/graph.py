@@ -15,10 +15,10 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from pipelines.recipe import Recipe, SegmentsSection
+from pipelines.recipe import Recipe
 from pipelines.shares import Shares
 from pipelines.sink import LakeSink
-from pipelines.stages import Stage
+from pipelines.stages import Stage, segment_settings
 from pipelines.store import Store
 from schemas.records import Plan
 from schemas.wire import WIRE
@@ -27,7 +27,6 @@ from workers.decode import DecodeLimits
 from workers.features import SpectrogramStage, add_spectrograms
 from workers.ingest import Ingester, IngestSettings, Recording
 from workers.objects import Source
-from workers.segments import SegmentSettings
 from workers.spectrogram_settings import SpectrogramSettings
 
 TASK_BYTES: Final = 48 << 20  # of source objects: 3 s of work and more for most formats
@@ -170,11 +169,6 @@ def ingest_settings(recipe: Recipe, *, with_pools: bool) -> IngestSettings:
         source_options=tuple(sorted(recipe.source.storage.options().items())),
         block_seconds=MODEL_BLOCK_SECONDS if with_pools else INGEST_BLOCK_SECONDS,
     )
-
-
-def segment_settings(section: SegmentsSection) -> SegmentSettings:
-    """Return the workers' settings for a recipe's section."""
-    return SegmentSettings(**section.model_dump())
 
 
 def spectrogram_stages(stages: list[Stage]) -> list[SpectrogramStage]:

@@ -29,12 +29,14 @@ HASH_ROWS: Final = 50_000  # rows whose ids are computed together
 
 _JOIN: Final = """
 WITH done AS (
-    SELECT recording_id, flatten(list(stages)) AS keys, bool_or(outcome = 'failed') AS failed
+    SELECT recording_id, flatten(list(stages)) AS keys,  -- tried; what failed waits for a changed object
+        bool_and(outcome = 'failed') AS never_decoded
     FROM ledger GROUP BY recording_id
 ),
 needed AS (
     SELECT l.recording_id, l.uri, l.etag, l.size_bytes, l.modified_ns, l.metadata, d.recording_id IS NULL AS is_new,
-        [s.id FOR s IN $stages IF d.recording_id IS NULL OR (NOT d.failed AND NOT list_contains(d.keys, s.key))]
+        [s.id FOR s IN $stages
+            IF d.recording_id IS NULL OR (NOT d.never_decoded AND NOT list_contains(d.keys, s.key))]
             AS stages
     FROM listing l LEFT JOIN done d USING (recording_id)
 )

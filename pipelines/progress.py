@@ -1,5 +1,6 @@
 """What a run shows while it works: a live line on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -41,6 +42,7 @@ class ProgressDisplay:
     ) -> None:
         """Take the number of planned recordings, of those done before, and where to read totals from."""
         self._planned, self._done, self._read, self._stream = planned, done, read, stream
+        self._last = merge_totals([])
         self._started = time.monotonic()
         self._stopped = threading.Event()
         show = self._show_live if stream.isatty() else self._show_plain
@@ -56,6 +58,12 @@ class ProgressDisplay:
         self._stopped.set()
         self._thread.join()
 
+    def _totals(self) -> dict[str, float]:
+        """Return what was counted; a cluster that does not answer is the run's trouble, not the display's."""
+        with contextlib.suppress(Exception):
+            self._last = self._read()
+        return self._last
+
     def line(self, totals: dict[str, float]) -> str:
         """Return the totals as one line."""
         rate = totals["seconds"] / max(time.monotonic() - self._started, 1e-9)
@@ -70,11 +78,11 @@ class ProgressDisplay:
             self._update(bar, task)
 
     def _update(self, bar: Progress, task: Any) -> None:
-        totals = self._read()
+        totals = self._totals()
         bar.update(task, completed=self._done + totals["recordings"], line=self.line(totals))
 
     def _show_plain(self) -> None:
         while not self._stopped.wait(PLAIN_SECONDS):
-            totals = self._read()
+            totals = self._totals()
             recordings = self._done + int(totals["recordings"])
             print(f"{recordings} of {self._planned} recordings, {self.line(totals)}", file=self._stream, flush=True)

@@ -22,7 +22,8 @@ WITH closings AS (  -- of several closing rows in one attempt, a success counts,
         first(struct_pack(receipt, n_segments, outcome, seconds) ORDER BY (outcome = 'failed'), receipt) AS closing
     FROM rows WHERE segment_index IS NULL GROUP BY ALL
 ),
-segments AS (SELECT recording_id, attempt, segment_index, min(receipt) AS receipt
+segments AS (  -- of several receipts of a segment, the one in which the fewest stages failed, then the first
+    SELECT recording_id, attempt, segment_index, first(receipt ORDER BY failed_stages, receipt) AS receipt
     FROM rows WHERE segment_index IS NOT NULL GROUP BY ALL),
 complete AS (  -- all segments up to the last, from one attempt; a failure needs none
     SELECT c.recording_id, c.attempt, c.closing
@@ -94,3 +95,10 @@ def _numbered(tables: list[pa.Table], headers: list[Receipt]) -> pa.Table:
 def covered(winners: pa.Table) -> pa.Array:
     """Return the recordings that are complete."""
     return winners.filter(pc.is_null(winners["segment_index"]))["recording_id"].combine_chunks()
+
+
+def worth_another_try(evidence: Evidence, winners: pa.Table) -> pa.Array:
+    """Return the recordings whose best outcome so far is a failure that trying again may mend."""
+    failed = winners.filter(pc.equal(winners["outcome"], "failed"))["recording_id"]
+    transient = evidence.rows.filter(pc.fill_null(evidence.rows["transient"], False))["recording_id"]
+    return failed.filter(pc.is_in(failed, value_set=transient.combine_chunks())).combine_chunks()

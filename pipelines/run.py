@@ -18,11 +18,11 @@ from pipelines.graph import Task, pack_tasks, pool_kinds, run_graph
 from pipelines.plan import Delta, find_delta, write_plan
 from pipelines.progress import ProgressDisplay, Tally
 from pipelines.publish import publish
-from pipelines.receipts import Evidence, collect, covered
+from pipelines.receipts import Evidence, collect, covered, worth_another_try
 from pipelines.recipe import Recipe
-from pipelines.runs import Runs, find_runs, load_plan, read_table, writer_id
+from pipelines.runs import Runs, find_runs, load_plan, load_seal, read_table, writer_id
 from pipelines.seal import seal
-from pipelines.shares import divide, measure_cluster
+from pipelines.shares import Shares, divide, measure_cluster
 from pipelines.sink import LakeSink
 from pipelines.sources import list_source
 from pipelines.stages import Stage, stages_of
@@ -31,6 +31,7 @@ from pipelines.verdict import decide, load_verdict
 from schemas import layout, records
 from schemas.records import Attempt, Plan, Seal, Verdict
 
+TALLY_SECONDS: Final = 10.0
 ATTEMPTS_AT_ONCE: Final = 3  # attempts of one command before it gives up
 
 
@@ -48,18 +49,44 @@ def run(recipe: Recipe) -> Seal | None:
     store = open_lake(recipe)
     stages = stages_of(recipe)
     runs = find_runs(store, recipe.corpus)
-    plan = load_plan(store, recipe.corpus, runs.open) if runs.open else _new_plan(recipe, store, runs, stages)
-    if plan is None:
+    delta = None if runs.open else plan_delta(recipe, store, runs, stages)
+    if delta is not None and not delta.recordings.num_rows:
         return None
+    connect()
+    shares = _shares(recipe, stages)  # what cannot fit is refused before a plan binds anyone to it
+    if delta is None:
+        plan = load_plan(store, recipe.corpus, str(runs.open))
+    else:
+        if not runs.names:
+            store.check_create_once(f"{layout.RUNS}/{recipe.corpus}/create-once-{writer_id()}")
+        plan = write_plan(store, recipe, runs, delta, stages)
+    _check_same(recipe, stages, plan, store)
+    try:
+        verdict = _reach_verdict(recipe, store, plan, stages, shares)
+        return seal(store, plan, verdict, publish(store, plan, verdict))
+    except FileNotFoundError:  # staging goes when another driver seals
+        return load_seal(store, plan.corpus, plan.run)
+
+
+def _check_same(recipe: Recipe, stages: list[Stage], plan: Plan, store: Store) -> None:
+    """Refuse to carry on a plan with another recipe, other weights or other code: its rows would not be one thing."""
+    where = f"{store.url(layout.plan_file(plan.corpus, plan.run))}"
     if plan.recipe_fingerprint != recipe.fingerprint():
         raise OpenRunConflict(
             f"run {plan.run} of corpus {plan.corpus} is open and was planned with another recipe "
-            f"({plan.recipe_fingerprint}, not {recipe.fingerprint()}); finish it with that recipe, kept in "
-            f"{store.url(layout.plan_file(plan.corpus, plan.run))}"
+            f"({plan.recipe_fingerprint}, not {recipe.fingerprint()}); finish it with that recipe, kept in {where}"
         )
-    connect()
-    verdict = _reach_verdict(recipe, store, plan, stages)
-    return seal(store, plan, verdict, publish(store, plan, verdict))
+    changed = {stage.key for stage in stages} ^ {stage.key for stage in plan.stages}
+    if changed:
+        raise OpenRunConflict(
+            f"run {plan.run} of corpus {plan.corpus} is open and was planned with other weights or code for "
+            f"{', '.join(sorted({key.split('@')[0] for key in changed}))}; finish it with those, named in {where}"
+        )
+
+
+def _shares(recipe: Recipe, stages: list[Stage]) -> Shares:
+    pools = recipe.pools
+    return divide(measure_cluster(), pool_kinds(stages), pools.actors, pools.gpus_per_actor)
 
 
 def open_lake(recipe: Recipe) -> Store:
@@ -95,29 +122,21 @@ def _no_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _new_plan(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage]) -> Plan | None:
-    delta = plan_delta(recipe, store, runs, stages)
-    return write_plan(store, recipe, runs, delta, stages) if delta.recordings.num_rows else None
-
-
-def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]) -> Verdict:
+def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares) -> Verdict:
     """Return the run's verdict: the one that stands, or the one that attempts lead to."""
-    if store.exists(layout.verdict_file(plan.corpus, plan.run)):
-        return load_verdict(store, plan)
-    for _ in range(ATTEMPTS_AT_ONCE):
-        state = survey(store, plan)
+    for attempt in range(ATTEMPTS_AT_ONCE + 1):
+        if store.exists(layout.verdict_file(plan.corpus, plan.run)):  # ours of before, or another driver's
+            return load_verdict(store, plan)
+        state = survey(store, plan, try_again=attempt == 0)
         if not state.missing:
             _check_budget(recipe, plan, state.winners)
             return decide(store, plan, state.evidence, state.winners)
-        _attempt(recipe, store, plan, stages, state)
-    state = survey(store, plan)
-    if state.missing:
-        raise PhonolakeError(
-            f"run {plan.run}: {state.missing} of {plan.recordings} recordings have no receipt after "
-            f"{ATTEMPTS_AT_ONCE} attempts; run the same command again, and report it if that does not help"
-        )
-    _check_budget(recipe, plan, state.winners)
-    return decide(store, plan, state.evidence, state.winners)
+        if attempt < ATTEMPTS_AT_ONCE:
+            _attempt(recipe, store, plan, stages, shares, state)
+    raise PhonolakeError(
+        f"run {plan.run}: {state.missing} of {plan.recordings} recordings have no receipt after "
+        f"{ATTEMPTS_AT_ONCE} attempts; run the same command again, and report it if that does not help"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +149,13 @@ class State:
     missing: int
 
 
-def survey(store: Store, plan: Plan) -> State:
-    """Compare the plan with the receipts."""
+def survey(store: Store, plan: Plan, *, try_again: bool) -> State:
+    """Compare the plan with the receipts; to `try_again`, count what failed for a passing reason as missing."""
     evidence = collect(store, plan)
     winners = evidence.winners()
     complete = covered(winners)
+    if try_again:
+        complete = complete.filter(pc.invert(pc.is_in(complete, value_set=worth_another_try(evidence, winners))))
     done: dict[int, Collection[int]] = {}
     if len(complete):
         ids = read_table(store, plan.recordings_file, ["recording_id"])["recording_id"]
@@ -146,15 +167,12 @@ def survey(store: Store, plan: Plan) -> State:
     return State(evidence, winners, done, plan.recordings - sum(len(rows) for rows in done.values()))
 
 
-def _attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], state: State) -> None:
+def _attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares, state: State) -> None:
     """Execute what is missing once."""
-    cluster = measure_cluster()
-    pools = recipe.pools
-    shares = divide(cluster, pool_kinds(stages), pools.actors, pools.gpus_per_actor)
-    tasks: list[Task] = pack_tasks(plan, state.done, cluster.cpus)
+    tasks: list[Task] = pack_tasks(plan, state.done, measure_cluster().cpus)
     tally = Tally.remote()  # type: ignore[attr-defined]
     sink = LakeSink(store, plan, _claim_attempt(store, plan), tally)
-    read = lambda: ray.get(tally.totals.remote())  # noqa: E731 - a display's view of the actor
+    read = lambda: ray.get(tally.totals.remote(), timeout=TALLY_SECONDS)  # noqa: E731 - a display's view of the actor
     with ProgressDisplay(plan.recordings, plan.recordings - state.missing, read):
         try:
             run_graph(store, plan, recipe, stages, shares, tasks, sink)
@@ -184,6 +202,7 @@ def _check_budget(recipe: Recipe, plan: Plan, winners: pa.Table) -> None:
     if failed > allowed * plan.recordings:
         raise BudgetExceeded(
             f"run {plan.run}: {failed} of {plan.recordings} recordings failed, more than limits.max_failed_fraction "
-            f"{allowed:g} allows; nothing is published. Look at the source, or raise the limit "
-            f"(--set limits.max_failed_fraction=1) and run again: nothing is computed twice"
+            f"{allowed:g} allows; nothing is published. Look at the source and run again, which tries again what a "
+            f"store did not deliver; or publish all the same with --set limits.max_failed_fraction=1. What succeeded "
+            f"is not computed twice"
         )

@@ -44,7 +44,8 @@ class LakeSink(Datasink[dict[str, float]]):
             return _PROOF.empty_table()
         tables = tabulate(block, self._keys, self._base, self._stages)
         fragments = [asdict(self._put(table, rows)) for table, rows in tables.items()]
-        notes = pa.array([json.dumps(fragments)] + [None] * (block.num_rows - 1), pa.string())
+        note = json.dumps({"rows": block.num_rows, "fragments": fragments})
+        notes = pa.array([note] + [None] * (block.num_rows - 1), pa.string())
         return receipt_rows(block).append_column("fragments", notes)
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, float]:
@@ -53,8 +54,10 @@ class LakeSink(Datasink[dict[str, float]]):
         if not proofs:
             return {}
         proof = pa.concat_tables(proofs)
-        notes = pc.drop_null(proof["fragments"]).to_pylist()
-        receipt = Receipt(self._attempt, [Fragment(**note) for text in notes for note in json.loads(text)])
+        notes = [json.loads(note) for note in pc.drop_null(proof["fragments"]).to_pylist()]
+        if sum(note["rows"] for note in notes) != proof.num_rows:  # a receipt without its fragments would lose rows
+            raise RuntimeError("the rows of one staged block reached different write tasks")
+        receipt = Receipt(self._attempt, [Fragment(**fragment) for note in notes for fragment in note["fragments"]])
         rows = proof.drop_columns(["fragments"]).replace_schema_metadata({RECEIPT_HEADER: to_json(receipt)})
         name = layout.receipt_file(self._plan.corpus, self._plan.run, self._attempt, uuid.uuid4().hex)
         self._store.put(name, to_parquet(rows))

@@ -16,7 +16,7 @@ import fsspec.utils
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
-from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 from pipelines.errors import RecipeError, StoreError
 from pipelines.manifest import read_manifest
@@ -62,7 +62,8 @@ def list_source(source: SourceSection) -> pa.Table:
 
 def _list_uri(uri: str, options: Options) -> pa.Table:
     local = local_path(uri)
-    base, pattern = _split_glob(uri if local is None else local)
+    taken_literally = local is not None and os.path.exists(local)  # a folder may be called show [2024]
+    base, pattern = (local or uri, None) if taken_literally else _split_glob(uri if local is None else local)
     if is_s3(uri):
         batches: Iterable[pa.RecordBatch] = _list_s3(base, options)
     elif local is not None:
@@ -121,12 +122,16 @@ def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
     try:
         store = s3_store(bucket, tuple(sorted(options.items())))
         prefixes, batches = _spread(store, key.rstrip("/"))
-        yield from (_from_obstore(bucket, batch) for batch in batches)
         with ThreadPoolExecutor(LISTERS) as listers:
             for listed in listers.map(lambda prefix: list(_list_prefix(store, prefix)), prefixes):
-                yield from (_from_obstore(bucket, batch) for batch in listed)
+                batches += listed
+    except InvalidPathError:  # keys with // or /./, which obstore does not take: s3fs does
+        yield from _batches(_walk_fsspec(base, options))
+        return
     except (BaseError, FileNotFoundError, PermissionError) as error:
         raise _store_error(f"s3://{bucket}", error) from None
+    folders = _folders(batches)
+    yield from (_from_obstore(bucket, batch, folders) for batch in batches)
 
 
 def _spread(store: Any, prefix: str) -> tuple[list[str], list[pa.RecordBatch]]:
@@ -145,9 +150,22 @@ def _list_prefix(store: Any, prefix: str) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(batch)
 
 
-def _from_obstore(bucket: str, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return obstore's columns as ours; keys that end in / stand for folders and are dropped."""
-    batch = batch.filter(pc.invert(pc.ends_with(batch["path"].cast(pa.string()), "/")))
+def _folders(batches: list[pa.RecordBatch]) -> pa.Array:
+    """Return the keys that other keys lie under."""
+    folders: set[str] = set()
+    for batch in batches:
+        parents = pc.replace_substring_regex(batch["path"].cast(pa.string()), r"/?[^/]*$", "")
+        for parent in pc.unique(parents).to_pylist():
+            while parent and parent not in folders:
+                folders.add(parent)
+                parent = parent.rpartition("/")[0]
+    return pa.array(sorted(folders), pa.string())
+
+
+def _from_obstore(bucket: str, batch: pa.RecordBatch, folders: pa.Array) -> pa.RecordBatch:
+    """Return obstore's columns as ours; empty objects that consoles make to stand for folders are dropped."""
+    marker = pc.and_(pc.equal(batch["size"], 0), pc.is_in(batch["path"].cast(pa.string()), value_set=folders))
+    batch = batch.filter(pc.invert(marker))
     uris = pc.binary_join_element_wise(f"s3://{bucket}", batch["path"].cast(pa.string()), "/")
     modified = batch["last_modified"].cast(pa.timestamp("ns", tz="UTC")).cast(pa.int64())
     etags = pc.utf8_trim(batch["e_tag"].cast(pa.string()), '"')
@@ -188,21 +206,27 @@ def _walk_local(root: str) -> Rows:
     folders: list[tuple[str, frozenset[tuple[int, int]]]] = [(root.rstrip("/") or "/", frozenset())]
     while folders:
         folder, above = folders.pop()
-        status = os.stat(folder)
+        try:
+            status, entries = os.stat(folder), sorted(os.scandir(folder), key=lambda one: one.name)
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        except OSError as error:
+            raise StoreError(f"the folder {folder} cannot be listed: {error}") from None
         here = (status.st_dev, status.st_ino)
         if here in above:  # a link that leads back up
             continue
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda one: one.name):
-                if entry.is_dir():
-                    folders.append((entry.path, above | {here}))
-                elif entry.is_file():
-                    yield _local_row(entry.path)
+        for entry in entries:
+            if entry.is_dir():
+                folders.append((entry.path, above | {here}))
+            elif entry.is_file():
+                yield _local_row(entry.path)
 
 
 def _local_row(path: str) -> tuple[str, str | None, int, int | None]:
+    """Return a file's row; a name that is no text is written out, and fails as missing when it is read."""
     status = os.stat(path)
-    return os.path.abspath(path), None, status.st_size, status.st_mtime_ns
+    name = os.path.abspath(path).encode(errors="backslashreplace").decode()
+    return name, None, status.st_size, status.st_mtime_ns
 
 
 def _walk_fsspec(root: str, options: Options) -> Rows:
@@ -252,7 +276,7 @@ def _look_up(uri: str, options: Options) -> tuple[str | None, int, int | None]:
         bucket, key = split_s3(uri)
         head = obstore.head(s3_store(bucket, tuple(sorted(options.items()))), key)
         return (head["e_tag"] or "").strip('"') or None, head["size"], int(head["last_modified"].timestamp() * 1e9)
-    except (FileNotFoundError, NotADirectoryError):
-        return None, 0, None
-    except (BaseError, PermissionError) as error:
+    except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
         raise _store_error(uri, error) from None
+    except Exception:  # missing, or a uri that no store can be asked for: the run says which, as a failure
+        return None, 0, None

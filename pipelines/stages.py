@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pipelines.errors import RecipeError
-from pipelines.recipe import Recipe
+from pipelines.recipe import Recipe, SegmentsSection, SpectrogramSection
+from workers.segments import SegmentSettings
+from workers.spectrogram_settings import SpectrogramSettings
+from workers.vad import WEIGHTS_SHA256
 from workers.weights import Checkpoint, ModelError, resolve
 
 CODE_VERSIONS: Final[dict[str, str]] = {
@@ -24,6 +27,10 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
     "transcripts": ("whisper",),
 }
 """Which kinds of model fill which table."""
+
+
+COMMON_SETTINGS: Final[tuple[dict[str, Any], ...]] = ({}, {"n_bins": 80}, {"n_bins": 40}, {"n_bins": 128})
+"""Spectrogram settings known to fit 16 kHz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,10 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     Raises:
         RecipeError: a model cannot be had, or cannot do what the recipe asks of it.
     """
+    _check_settings(recipe)
     base_settings = {"audio": recipe.audio.model_dump(), "segments": recipe.segments.model_dump()}
+    if recipe.segments.by == "speech":
+        base_settings["weights"] = {"silero": WEIGHTS_SHA256}
     base = _stage("segments", recipe.segments.by, base_settings, None, "")
     stages = [base]
     for section in recipe.spectrograms:
@@ -70,8 +80,48 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     for table in ("embeddings", "tags", "transcripts"):
         for section in getattr(recipe, table):
             checkpoint = _checkpoint(table, section.model)
+            _check_transcriber(section, checkpoint)
             stages.append(_stage(table, section.model, section.model_dump(), checkpoint, base.fingerprint))
     return stages
+
+
+def _check_settings(recipe: Recipe) -> None:
+    """Refuse what no worker could do, before anybody plans it."""
+    try:
+        segment_settings(recipe.segments)
+        for section in recipe.spectrograms:
+            settings = spectrogram_settings(section)
+            if section.model_dump(exclude_none=True, exclude={"kind", "preset"}) not in COMMON_SETTINGS:
+                from workers.spectrogram import Spectrogrammer  # imports torch: only for what might not fit
+
+                Spectrogrammer(settings, recipe.audio.sample_rate)
+    except ValueError as error:
+        raise RecipeError(f"the recipe asks for what cannot be done: {error}") from None
+
+
+def _check_transcriber(section: Any, checkpoint: Checkpoint) -> None:
+    """Refuse a language or task that a Whisper checkpoint says it has not."""
+    rules_file = checkpoint.folder / "generation_config.json"
+    if checkpoint.kind != "whisper" or not rules_file.exists():
+        return
+    rules = json.loads(rules_file.read_text())
+    languages = [token.strip("<|>") for token in rules.get("lang_to_id") or {}] or ["en"]
+    if section.language is not None and section.language not in languages:
+        raise RecipeError(
+            f"transcripts: {section.model} has no language {section.language!r}; it has {', '.join(sorted(languages))}"
+        )
+    if section.task == "translate" and languages == ["en"]:
+        raise RecipeError(f"transcripts: {section.model} knows English only and cannot translate")
+
+
+def segment_settings(section: SegmentsSection) -> SegmentSettings:
+    """Return the workers' settings for a recipe's section; ValueError where they make no sense."""
+    return SegmentSettings(**section.model_dump())
+
+
+def spectrogram_settings(section: SpectrogramSection) -> SpectrogramSettings:
+    """Return the workers' settings for a recipe's section; ValueError where they make no sense."""
+    return SpectrogramSettings(**section.model_dump(exclude_none=True))
 
 
 def _checkpoint(table: str, model: str) -> Checkpoint:

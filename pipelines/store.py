@@ -88,7 +88,7 @@ class Store:
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object under a name that nobody else uses."""
-        self._retried(f"write {self.url(path)}", lambda: self._put(path, data))
+        self._retried(f"write {self.url(path)}", lambda: self._put(path, data), missing_is_final=True)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether the object there is ours.
@@ -106,7 +106,20 @@ class Store:
                 return self.read(path) == data
             return True
 
-        return self._retried(f"create {self.url(path)}", attempt)
+        return self._retried(f"create {self.url(path)}", attempt, missing_is_final=True)
+
+    def check_create_once(self, path: str) -> None:
+        """Make sure that the store keeps an object that exists when it is created again.
+
+        Raises:
+            RecipeError: it does not, so that two drivers could undo each other's decisions.
+        """
+        first, second = uuid.uuid4().hex.encode(), uuid.uuid4().hex.encode()
+        self.create(path, first)
+        if self.create(path, second):
+            raise RecipeError(
+                f"a lake cannot lie in {self.uri}: this store overwrites where If-None-Match forbids it; use another"
+            )
 
     def copy(self, source: str, target: str) -> None:
         """Give an object a second, final name without moving its bytes through here: link or server-side copy.
@@ -116,12 +129,12 @@ class Store:
         self._retried(f"copy {self.url(source)} to {self.url(target)}", lambda: self._copy(source, target))
 
     def delete_folder(self, folder: str) -> None:
-        """Delete everything under `folder`; others may do the same at the same time."""
-        while self.exists(folder):
-            with suppress(FileNotFoundError):  # somebody else was faster at one of its files
-                self._retried(
-                    f"delete {self.url(folder)}", lambda: self.filesystem.rm(self.full(folder), recursive=True)
-                )
+        """Delete what is under `folder`, as far as that goes: others may delete or even write there meanwhile."""
+        for _ in range(TRIES):
+            if not self.exists(folder):
+                return
+            with suppress(OSError):  # somebody else was faster at one of its files, or is still writing
+                self.filesystem.rm(self.full(folder), recursive=True)
 
     def _put(self, path: str, data: bytes, *, create: bool = False) -> None:
         if self.is_local:
@@ -137,7 +150,7 @@ class Store:
         try:
             with open(temporary, "wb") as file:
                 file.write(data)
-                if create:  # what readers and later runs build on survives a power cut
+                if create:  # records that later runs build on are on the disk before their name is
                     file.flush()
                     os.fsync(file.fileno())
             if create:
@@ -157,12 +170,14 @@ class Store:
         except FileExistsError:
             return
 
-    def _retried(self, what: str, action: Callable[[], _T]) -> _T:
+    def _retried(self, what: str, action: Callable[[], _T], *, missing_is_final: bool = False) -> _T:
         """Do `action`, up to TRIES times with growing, jittered pauses; what stays refused is a StoreError."""
         for attempt in range(1, TRIES + 1):
             try:
                 return action()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if missing_is_final:  # writing fails so where there is no bucket
+                    raise StoreError(f"cannot {what}: {error}") from error
                 raise
             except FINAL_ERRORS as error:
                 raise StoreError(f"cannot {what}: {error}") from error

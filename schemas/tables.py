@@ -103,7 +103,7 @@ TRANSCRIPTS: Final = pa.schema(
         _SEGMENT_ID,
         *_MODEL,
         _field("language", _STRING, "ISO 639-1 code, detected or set."),
-        _field("language_probability", _FLOAT32, "1 where the language was set or the model knows only one."),
+        _field("language_probability", _FLOAT32, "The model's probability of `language`; 1 where it knows only one."),
         _required("text", _STRING, "What was said, as the model wrote it."),
         _field("words", pa.list_(WORD), "Word times, where the model gives them."),
         _field("avg_logprob", _FLOAT32, "Mean log-probability of the tokens, end token included."),

@@ -56,8 +56,14 @@ RECEIPT: Final = pa.schema(
         pa.field("n_segments", pa.int32()),  # on the closing row only
         pa.field("outcome", pa.string()),  # on the closing row only: ok, partial or failed
         pa.field("seconds", pa.float64()),  # on the closing row only: decoded audio
+        pa.field("transient", pa.bool_()),  # on the closing row only: whether trying a failure again may help
+        pa.field("failed_stages", pa.int32()),  # how many stages could not do this segment
     ]
 )
+
+
+ERRORS: Final = "error:"
+"""What the names of error columns start with."""
 
 
 def rows_column(stage: str) -> str:
@@ -67,7 +73,7 @@ def rows_column(stage: str) -> str:
 
 def error_column(stage: str) -> str:
     """Return the wire column that says why `stage` could not do a segment; null where it could."""
-    return f"error:{stage}"
+    return f"{ERRORS}{stage}"
 
 
 def rows_type(table: str) -> pa.DataType:

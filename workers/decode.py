@@ -25,6 +25,7 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000  # Hz
 INT16_SCALE: Final = 32768.0
 SHORT_BY_SECONDS: Final = 0.5  # a header may round; what is missing beyond this is damage
 SHORT_BY_FRACTION: Final = 0.02
+SHORT_BY_AT_MOST: Final = 5.0  # seconds, of however long a recording
 UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
 
 FloatBlocks = Iterator[np.ndarray]
@@ -191,7 +192,9 @@ def _resampler(source: int, target: int) -> Callable[[np.ndarray, bool], np.ndar
 def _missing(info: AudioInfo, decoded: float) -> str | None:
     """Say so when much less decoded than the header declared (headers round, so a little less is no damage)."""
     declared = info.declared_seconds
-    if declared is None or declared - decoded <= max(SHORT_BY_SECONDS, SHORT_BY_FRACTION * declared):
+    if declared is None or declared - decoded <= max(
+        SHORT_BY_SECONDS, min(SHORT_BY_FRACTION * declared, SHORT_BY_AT_MOST)
+    ):
         return None
     return f"the header declares {declared:.2f} s, {decoded:.2f} s decoded: cut short"
 
@@ -312,20 +315,27 @@ def _declared_seconds(source: "av.container.InputContainer", stream: "av.AudioSt
 
 
 def _av_frames(source: "av.container.InputContainer", stream: "av.AudioStream") -> "Iterator[av.AudioFrame]":
-    """Yield decoded frames; a packet that does not decode is damage only if no later one does."""
+    """Yield decoded frames; packets that do not decode are passed over, and told of as damage at the end.
+
+    What comes before the first good frame does not count: encoders put odd things there.
+    """
     stream.thread_type = "NONE"  # one thread: cores belong to the workers around us
-    broken: str | None = None
+    good = broken = 0
+    reason = ""
     try:
         for packet in source.demux(stream):
             try:
-                yield from packet.decode()
-                broken = None
+                for frame in packet.decode():
+                    good += 1
+                    yield frame
             except av.error.InvalidDataError as error:
-                broken = str(error)
+                broken, reason = broken + 1, str(error)
+                if not good:
+                    broken = 0
     except (av.error.FFmpegError, OSError) as error:
         raise _Damage(str(error)) from None
-    if broken:
-        raise _Damage(broken)
+    if broken or (reason and not good):
+        raise _Damage(f"{max(broken, 1)} packets did not decode: {reason}")
 
 
 def _av_blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> FloatBlocks:

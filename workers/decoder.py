@@ -90,7 +90,7 @@ class Decoder:
         unanswered: deque[Request] = deque()
         try:
             while self._top_up(unanswered, source):
-                yield from self._answers(unanswered, source)
+                yield from self._answers(unanswered)
                 unanswered.popleft()
         finally:
             if unanswered:  # the reader gave up early: what the child still says is nobody's
@@ -116,7 +116,7 @@ class Decoder:
         self._child.enqueue(frames.pack(frames.REQUEST, header, len(request.content)))
         self._child.enqueue(request.content)
 
-    def _answers(self, unanswered: deque[Request], source: Iterator[Request]) -> Iterator[Answer]:
+    def _answers(self, unanswered: deque[Request]) -> Iterator[Answer]:
         child, timeout = self._child, unanswered[0].timeout_seconds
         assert child is not None
         try:

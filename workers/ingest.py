@@ -165,6 +165,8 @@ def _load(recording: Recording, settings: IngestSettings) -> Fetched | ObjectErr
         return fetch(source, dict(settings.source_options))
     except ObjectError as error:
         return error
+    except Exception as error:  # a uri that no store can even be asked for
+        return ObjectError("fetch_failed", f"{source.uri} cannot be read: {type(error).__name__}: {error}")
 
 
 class WireBlock:

@@ -207,8 +207,8 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 def _remote_reader(source: Source, options: Options) -> _Reader:
-    if is_s3(source.uri):
-        bucket, key = split_s3(source.uri)
+    bucket, key = split_s3(source.uri) if is_s3(source.uri) else ("", "")
+    if key and not set(key.split("/")) & {"", ".", ".."}:  # obstore takes no such parts; s3fs does
         return _ObstoreReader(s3_store(bucket, tuple(sorted(options.items()))), key, source.etag)
     filesystem, path = fsspec.core.url_to_fs(source.uri, **fsspec_options(source.uri, options))
     return _FsspecReader(filesystem, path)
@@ -231,8 +231,7 @@ def s3_store(bucket: str, options: tuple[tuple[str, Any], ...]) -> Any:
         PermissionError: no credentials are found, and `anon` is not set.
     """
     chosen = dict(options)
-    endpoint = chosen.get("endpoint_url") or _endpoint_from_environment()
-    region = chosen.get("region") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    endpoint, region = _endpoint_and_region(chosen)
     config: dict[str, Any] = {"region": region or "us-east-1"}
     if endpoint:
         config["endpoint"] = endpoint
@@ -247,9 +246,21 @@ def s3_store(bucket: str, options: tuple[tuple[str, Any], ...]) -> Any:
     )
 
 
-def _endpoint_from_environment() -> str | None:
-    configured = fsspec.config.conf.get("s3", {}).get("endpoint_url")
-    return configured or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+def _endpoint_and_region(chosen: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Return what the recipe, fsspec's configuration, the environment or the profile say, in this order."""
+    import botocore.exceptions  # slow to import, and needed for s3:// only
+    import botocore.session
+
+    session = botocore.session.get_session()
+    try:
+        profile = session.get_scoped_config()
+    except botocore.exceptions.ProfileNotFound:
+        profile = {}
+    environment = os.environ
+    endpoint = chosen.get("endpoint_url") or fsspec.config.conf.get("s3", {}).get("endpoint_url")
+    endpoint = endpoint or environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    region = chosen.get("region") or environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    return endpoint or profile.get("endpoint_url"), region or profile.get("region")
 
 
 def _botocore_credentials() -> Callable[[], dict[str, Any]]:

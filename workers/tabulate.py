@@ -44,7 +44,8 @@ def tabulate(block: pa.Table, keys: RunKeys, base: str, stages: Sequence[tuple[s
 def receipt_rows(block: pa.Table) -> pa.Table:
     """Return what a receipt says of a wire table, schema schemas.wire.RECEIPT."""
     closing = block["closing"].combine_chunks()
-    failed = pc.is_valid(pc.struct_field(closing, "failure"))
+    failure = pc.struct_field(closing, "failure")
+    failed = pc.is_valid(failure)
     outcome = pc.if_else(failed, "failed", pc.struct_field(closing, "status"))
     columns = [
         block["recording_id"],
@@ -52,8 +53,18 @@ def receipt_rows(block: pa.Table) -> pa.Table:
         pc.struct_field(closing, "n_segments"),
         outcome,
         pc.struct_field(closing, "decoded_seconds"),
+        pc.struct_field(failure, "transient"),
+        _failed_stages(block),
     ]
     return pa.Table.from_arrays(columns, schema=wire.RECEIPT)
+
+
+def _failed_stages(block: pa.Table) -> pa.Array:
+    count = np.zeros(block.num_rows, np.int32)
+    for name in block.column_names:
+        if name.startswith(wire.ERRORS):
+            count += pc.is_valid(block[name]).to_numpy().astype(np.int32)
+    return pa.array(count)
 
 
 def in_order(table: str, rows: pa.Table) -> pa.Table:

@@ -26,22 +26,12 @@ _IMPOSSIBLE = float("-inf")  # the logit of a suppressed token
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """One word of a transcript; `start` and `end` in seconds from the start of the waveform."""
-
-    word: str
-    start: float
-    end: float
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
 class Transcript:
     """What was heard in one waveform, and how far to trust it; nothing is deleted from the text.
 
     Of a waveform of several windows, `language` is that of the surest window, `avg_logprob` (nats per token, the end
     token included) is over all tokens, `no_speech_probability` is the lowest, `compression_ratio` is of the text of
-    the most repetitive window. `words` is empty: decoding is without timestamps. `flags`, sorted:
+    the most repetitive window. `flags`, sorted:
 
     - `low_confidence`, `repetitive`, `truncated`: a window is below LOGPROB_LIMIT, is above COMPRESSION_RATIO_LIMIT, or
       was cut off at `max_new_tokens`;
@@ -51,7 +41,6 @@ class Transcript:
     language: str
     language_probability: float
     text: str
-    words: tuple[Word, ...]
     avg_logprob: float
     compression_ratio: float
     no_speech_probability: float
@@ -297,7 +286,6 @@ def _join(windows: Sequence[_Window]) -> Transcript:
         language=surest.language,
         language_probability=surest.language_probability,
         text=" ".join(window.text for window in windows if window.text),
-        words=(),
         avg_logprob=sum(window.logprob for window in windows) / sum(window.tokens for window in windows),
         compression_ratio=max(window.compression_ratio for window in windows),
         no_speech_probability=min(window.no_speech_probability for window in windows),

@@ -44,7 +44,7 @@ def run_demo(lake: Path, *, as_json: bool) -> None:
     _make_room(lake)
     started = time.monotonic()
     print(f"reading {RECIPE.parent / 'corpus'}, writing {lake} ...", file=sys.stderr, flush=True)
-    seal = run(load_recipe(RECIPE, [f"lake.uri={lake.resolve()}"]))
+    seal = run(load_recipe(RECIPE, [f"lake.uri={json.dumps(str(lake.resolve()))}"]))
     assert seal is not None  # the lake is new, so everything in it is
     connection = open_lake(Store(str(lake)))
     if as_json:
@@ -57,9 +57,8 @@ def _make_room(lake: Path) -> None:
     """Delete an earlier demo's lake, and nothing else."""
     if not lake.exists():
         return
-    if not lake.is_dir() or corpora(Store(str(lake))) not in ([], ["demo"]):
-        raise RecipeError(f"{lake} is there and is no demo lake; name another place with --lake")
-    if any(lake.iterdir()) and not (lake / "runs").is_dir():
+    names = {path.name for path in lake.iterdir()} if lake.is_dir() else {""}
+    if not names <= {"data", "runs", "staging"} or (names and corpora(Store(str(lake))) != ["demo"]):
         raise RecipeError(f"{lake} is there and holds other files; name another place with --lake")
     shutil.rmtree(lake)
 
