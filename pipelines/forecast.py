@@ -14,8 +14,8 @@ from workers.decode import DecodeLimits, Ending
 from workers.decoder import Decoder, Failed, Request
 from workers.objects import Fetched, ObjectError, Options, Source, fetch
 
-SAMPLE: Final = 48  # objects that are decoded to estimate the hours
-SAMPLE_BYTES: Final = 8 << 20  # longer ones are left out
+SAMPLE: Final = 48  # objects at most that are decoded to estimate the hours
+SAMPLE_BYTES: Final = 128 << 20  # of objects in the sample, the first one apart
 
 
 def forecast(recipe: Recipe) -> dict[str, Any]:
@@ -62,12 +62,15 @@ def _estimate_hours(recipe: Recipe, delta: Delta) -> float | None:
 
 
 def _fetched(rows: list[dict[str, Any]], options: Options) -> Iterator[Fetched]:
+    held = 0
     for row in rows:
-        if row["size_bytes"] <= SAMPLE_BYTES:
-            try:
-                yield fetch(Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"]), options)
-            except ObjectError:  # a forecast leaves failures to the run
-                continue
+        held += row["size_bytes"]
+        if row is not rows[0] and held > SAMPLE_BYTES:
+            return
+        try:
+            yield fetch(Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"]), options)
+        except ObjectError:  # a forecast leaves failures to the run
+            continue
 
 
 def forecast_text(facts: dict[str, Any], recipe: Recipe) -> str:

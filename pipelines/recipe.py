@@ -17,6 +17,13 @@ from schemas.layout import CORPUS_PATTERN
 SECRETS = ("key", "secret", "token", "password", "credential")
 
 
+def without_userinfo(uri: str | None) -> str | None:
+    """Return a uri; ValueError where it holds credentials, which would be written into every plan and row."""
+    if uri and "://" in uri and "@" in uri.split("://", 1)[1].partition("/")[0]:
+        raise ValueError("holds credentials; they come from the environment, never a recipe")
+    return uri
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,6 +49,11 @@ class SourceSection(_Section):
     exclude: tuple[str, ...] = ()
     storage: Storage = Storage()
 
+    @field_validator("uri", "manifest")
+    @classmethod
+    def _no_secret(cls, uri: str | None) -> str | None:
+        return without_userinfo(uri)
+
     @model_validator(mode="after")
     def _one_of_two(self) -> "SourceSection":
         if (self.uri is None) == (self.manifest is None):
@@ -54,6 +66,11 @@ class LakeSection(_Section):
 
     uri: str
     storage: Storage = Storage()
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str) -> str:
+        return without_userinfo(uri) or uri
 
 
 class AudioSection(_Section):

@@ -1,7 +1,7 @@
 """What a lake says about itself: status per corpus, failures, and the closing summary of a run."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from pipelines.lake import open_lake
 from pipelines.runs import corpora, find_runs, load_plan, load_seal
@@ -9,6 +9,12 @@ from pipelines.store import Store
 from schemas import layout
 from schemas.records import Seal
 from schemas.tables import TABLES
+
+_FACTS: Final = """
+SELECT (SELECT count(DISTINCT recording_id) FROM recordings WHERE corpus = $corpus),
+    (SELECT coalesce(sum(decoded_seconds), 0) FROM recordings WHERE corpus = $corpus),
+    (SELECT count(DISTINCT recording_id) FROM failures WHERE corpus = $corpus AND segment_id IS NULL)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +34,7 @@ class CorpusStatus:
 
 
 def status(store: Store) -> list[CorpusStatus]:
-    """Return the status of every corpus in a lake, from its records alone."""
+    """Return the status of every corpus in a lake."""
     return [_corpus_status(store, corpus) for corpus in corpora(store)]
 
 
@@ -36,14 +42,15 @@ def _corpus_status(store: Store, corpus: str) -> CorpusStatus:
     runs = find_runs(store, corpus)
     seals = [load_seal(store, corpus, run) for run in sorted(runs.sealed)]
     plan = load_plan(store, corpus, runs.open) if runs.open else None
+    facts = open_lake(store).sql(_FACTS, params={"corpus": corpus}).fetchall()[0]
     attempts = store.list(f"{layout.run_folder(corpus, runs.open)}/attempts") if runs.open else {}
     return CorpusStatus(
         corpus=corpus,
         runs=len(seals),
         last_sealed=seals[-1].sealed_at if seals else None,
-        recordings=sum(seal.ok + seal.partial for seal in seals),
-        failed=sum(seal.failed for seal in seals),
-        hours=sum(seal.audio_seconds for seal in seals) / 3600,
+        recordings=facts[0],
+        failed=facts[2],
+        hours=facts[1] / 3600,
         size_bytes=sum(file.size_bytes for seal in seals for file in seal.files),
         open_run=runs.open,
         open_recordings=plan.recordings if plan else 0,

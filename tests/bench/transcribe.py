@@ -79,7 +79,8 @@ def decode_tokens(batch: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve(MODEL).folder)
-    return {"uri": batch["uri"], "text": tokenizer.batch_decode(list(batch["tokens"]), skip_special_tokens=True)}
+    tokens = [one.tolist() for one in batch["tokens"]]
+    return {"uri": batch["uri"], "text": tokenizer.batch_decode(tokens, skip_special_tokens=True)}
 
 
 def baseline(clips: Path, out: Path) -> dict[str, str]:

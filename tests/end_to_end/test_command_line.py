@@ -82,6 +82,27 @@ def test_a_model_that_is_not_to_be_had_ends_with_2_before_anything_is_read(recip
     assert not (recipe.parent / "lake").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("spectrograms=[{kind: power, n_bins: 80}]", "takes no n_bins"),
+        ("spectrograms=[{kind: log_mel, f_max: 9000}]", "9000"),
+        ("segments={by: windows, max_seconds: 5, hop_seconds: 9}", "hop"),
+        ("transcripts=[{model: whisper-tiny.en, language: de}]", "no language 'de'"),
+        ("transcripts=[{model: whisper-tiny.en, task: translate}]", "cannot translate"),
+        ("embeddings=[{model: whisper-tiny.en}]", "is a whisper model"),
+    ],
+)
+def test_settings_that_no_worker_could_serve_end_with_2_before_a_plan_binds_anyone(
+    recipe: Path, change: str, said: str
+) -> None:
+    done = phonolake("run", recipe, "--set", change)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (recipe.parent / "lake").exists()
+
+
 def test_plan_tells_what_run_would_do_and_changes_nothing(recipe: Path) -> None:
     done = phonolake("plan", recipe, "--json")
     facts = json.loads(done.stdout)

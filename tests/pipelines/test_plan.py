@@ -15,6 +15,7 @@ import pipelines.plan
 from pipelines.parquet import to_parquet
 from pipelines.plan import Delta, find_delta, write_plan
 from pipelines.runs import Runs, find_runs, load_plan
+from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout, records
 from schemas.ids import recording_id
@@ -105,6 +106,14 @@ def test_failed_recordings_are_not_planned_again(store, keys):
     delta = find_delta(store, runs, CORPUS, listing("/bad#1"), STAGES)
     assert needed(delta) == {}
     assert counts(delta)["stage_only"] == 0
+
+
+def test_a_recording_that_decoded_once_gets_a_new_stage_though_another_stage_failed_on_it(store):
+    base, other = KEYS[0], "tags/other@f-other"
+    runs = sealed(store, {"/a#1": ("ok", [base])}, {"/a#1": ("failed", [other])})
+    wanted = [*STAGES, Stage("tags", "other", {}, None, "f-other")]
+    found = needed(find_delta(store, runs, CORPUS, listing("/a#1"), wanted))
+    assert found == {id_of("/a#1"): [stage.id for stage in STAGES[1:]]}
 
 
 def test_a_failed_object_that_changed_is_planned_again(store):

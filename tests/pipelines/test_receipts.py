@@ -215,6 +215,45 @@ def test_a_duplicate_receipt_of_a_retried_task_changes_nothing():
     assert counted(twice) == counted(once)
 
 
+def test_of_two_receipts_of_a_segment_the_one_in_which_no_stage_failed_counts():
+    rows = [{**proof("a", 0, 0), "failed_stages": 1}, {**proof("a", 0, 1), "failed_stages": 0}, closed("a", 0, 1)]
+    assert {one[:3] for one in winners(rows)} == {("a", 0, 1), ("a", None, 0)}
+
+
+def test_a_receipt_says_how_many_stages_failed_on_a_segment(tmp_path):
+    store = Store(str(tmp_path))
+    plan, ids = planned(store, 1)
+    write_receipt(store, plan, 1, [segment(ids[0], 0, fails=True), segment(ids[0], 1), closing(ids[0], 2)])
+    rows = collect(store, plan).rows.sort_by("segment_index").to_pylist()
+    assert [row["failed_stages"] for row in rows] == [1, 0, 0]
+
+
+def test_a_failure_that_may_pass_is_tried_again_by_the_next_command_and_a_lasting_one_is_not(tmp_path):
+    store = Store(str(tmp_path))
+    plan, ids = planned(store, 3)
+    passing = closing(ids[0], 0, "failed")
+    passing["closing"]["failure"] = {**passing["closing"]["failure"], "code": "fetch_failed", "transient": True}
+    write_receipt(store, plan, 1, [passing, closing(ids[1], 0, "failed"), *whole(ids[2], 1)])
+    assert survey(store, plan, try_again=False).missing == 0
+    again = survey(store, plan, try_again=True)
+    assert again.missing == 1
+    assert 0 not in again.done[0]
+    write_receipt(store, plan, 2, whole(ids[0], 1))
+    mended = survey(store, plan, try_again=True)
+    assert mended.missing == 0
+    outcomes = {row["recording_id"]: row["outcome"] for row in mended.winners.to_pylist() if row["outcome"]}
+    assert outcomes == {ids[0]: "ok", ids[1]: "failed", ids[2]: "ok"}
+
+
+def test_a_block_whose_receipt_rows_were_torn_apart_is_refused(tmp_path):
+    store = Store(str(tmp_path))
+    plan, ids = planned(store, 1)
+    sink = LakeSink(store, plan, 1)
+    staged = sink.stage(wire_table(whole(ids[0], 2)))
+    with pytest.raises(RuntimeError, match="different write tasks"):
+        sink.write([staged.slice(1)], None)
+
+
 @st.composite
 def interleavings(draw) -> list[Row]:
     """Receipts of up to three attempts over up to three recordings: parts of them, doubled, torn and mixed."""
@@ -315,6 +354,6 @@ def test_a_survey_tells_which_rows_of_each_unit_are_done(tmp_path):
     store = Store(str(tmp_path))
     plan, ids = planned(store, 4)
     write_receipt(store, plan, 1, [*whole(ids[1], 2), *whole(ids[3], 0, "failed"), segment(ids[0], 0)])
-    state = survey(store, plan)
+    state = survey(store, plan, try_again=False)
     assert state.done == {0: frozenset({1, 3})}
     assert state.missing == 2

@@ -178,3 +178,14 @@ def test_other_weights_than_the_planned_are_refused_with_both_digests(spec, chec
     assert planned[:16] in str(caught.value)
     assert checkpoint.digest[:16] in str(caught.value)
     assert "yamnet" in str(caught.value)
+
+
+def test_a_model_that_cannot_do_silence_either_is_dead_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dead:
+        def run(self, waveforms: list[np.ndarray]) -> list[object]:
+            raise RuntimeError("the device is gone")
+
+    member = object.__new__(PoolMember)
+    member._model = Dead()
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        member._results([np.zeros(100, np.float32)] * 3)
