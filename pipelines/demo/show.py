@@ -1,6 +1,7 @@
 """Run the demo, then show what a newcomer wants to see; every figure is read back from the lake just written."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -117,13 +118,22 @@ def word_error_rate(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 
 def _next_commands(lake: Path) -> list[str]:
+    phonolake = _command()
     return [
-        f'phonolake query {lake} "SELECT r.uri, s.start_seconds, t.text FROM transcripts t JOIN segments s '
+        f'{phonolake} query {lake} "SELECT r.uri, s.start_seconds, t.text FROM transcripts t JOIN segments s '
         'USING (segment_id) JOIN recordings r ON r.recording_id = t.recording_id LIMIT 5"',
-        f"phonolake failures {lake}",
+        f"{phonolake} failures {lake}",
         f"cp {RECIPE.relative_to(Path.cwd()) if RECIPE.is_relative_to(Path.cwd()) else RECIPE} my-recipe.yaml"
-        "     # point it at your audio, then: phonolake plan my-recipe.yaml",
+        f"     # point it at your audio, then: {phonolake} plan my-recipe.yaml",
     ]
+
+
+def _command() -> str:
+    """Return how the reader can call this command from here."""
+    if shutil.which("phonolake"):
+        return "phonolake"
+    called = os.path.relpath(sys.argv[0])
+    return "python -m pipelines" if called.endswith("__main__.py") else called
 
 
 def _short(text: str) -> str:

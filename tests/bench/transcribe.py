@@ -40,6 +40,7 @@ from workers.weights import resolve
 THREADS = 2
 BATCH = 64
 LEAST_WORDS = 4
+WINDOW_SECONDS = 30  # the baseline, like its model, drops what a clip holds beyond this
 MODEL = "whisper-tiny.en"
 
 
@@ -134,6 +135,7 @@ def chosen_clips(count: int, folder: Path) -> tuple[Path, dict[str, str]]:
     with open(source / "transcripts.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if "[" not in row["text"]]
     rows = [row for row in rows if len(row["text"].split()) >= LEAST_WORDS]
+    rows = [row for row in rows if soundfile.info(source / row["path"]).duration <= WINDOW_SECONDS]
     rows = rows[:: max(1, len(rows) // count)][:count]
     references = {}
     for row in rows:
