@@ -9,7 +9,6 @@ from pipelines.errors import RecipeError
 from pipelines.recipe import Recipe, SegmentsSection, SpectrogramSection
 from workers.segments import SegmentSettings
 from workers.spectrogram_settings import SpectrogramSettings
-from workers.vad import WEIGHTS_SHA256
 from workers.weights import Checkpoint, ModelError, resolve
 
 CODE_VERSIONS: Final[dict[str, str]] = {
@@ -71,7 +70,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     _check_settings(recipe)
     base_settings = {"audio": recipe.audio.model_dump(), "segments": recipe.segments.model_dump()}
     if recipe.segments.by == "speech":
-        base_settings["weights"] = {"silero": WEIGHTS_SHA256}
+        base_settings["weights"] = {"silero": _resolved("silero").digest}
     base = _stage("segments", recipe.segments.by, base_settings, None, "")
     stages = [base]
     for section in recipe.spectrograms:
@@ -125,13 +124,17 @@ def spectrogram_settings(section: SpectrogramSection) -> SpectrogramSettings:
 
 
 def _checkpoint(table: str, model: str) -> Checkpoint:
-    try:
-        checkpoint = resolve(model)
-    except ModelError as error:
-        raise RecipeError(str(error)) from None
+    checkpoint = _resolved(model)
     if checkpoint.kind not in KINDS[table]:
         raise RecipeError(f"{table}: {model} is a {checkpoint.kind} model; {table} come from {', '.join(KINDS[table])}")
     return checkpoint
+
+
+def _resolved(model: str) -> Checkpoint:
+    try:
+        return resolve(model)
+    except ModelError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _stage(table: str, name: str, settings: dict[str, Any], checkpoint: Checkpoint | None, parent: str) -> Stage:

