@@ -31,6 +31,8 @@ from pipelines.verdict import decide, load_verdict
 from schemas import layout, records
 from schemas.records import Attempt, Plan, Seal, Verdict
 
+LEAST_STORE_BYTES, MOST_STORE_BYTES = 512 << 20, 8 << 30
+STORE_PART: Final = 0.025  # of the memory; Ray's own 0.3 would let each worker seem gigabytes big
 TALLY_SECONDS: Final = 10.0
 ATTEMPTS_AT_ONCE: Final = 3  # attempts of one command before it gives up
 
@@ -105,7 +107,18 @@ def connect() -> None:
     else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our own actors go to the terminal
         with _no_stderr():  # where it would note that we set that
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+            ray.init(
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=_object_store_bytes(),
+            )
+
+
+def _object_store_bytes() -> int:
+    """Return how much shared memory blocks may fill: pages of it count as resident in every worker they passed."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(LEAST_STORE_BYTES, min(MOST_STORE_BYTES, int(memory * STORE_PART)))
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from pipelines.run import connect, run
 from tests.real_corpus import english_prompts
 
 RATE = 8000
+CODECS = {"flac": "flac", "mp3": "libmp3lame", "m4a": "aac"}
 
 
 def joined(seconds: float, gap_seconds: float = 0.7) -> np.ndarray:
@@ -46,7 +47,7 @@ class MemoryWatch:
     """Samples the resident memory of this process's descendants."""
 
     def __init__(self) -> None:
-        self.worker_peak = self.child_peak = self.total_peak = 0
+        self.worker_peak = self.private_peak = self.child_peak = self.total_peak = 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -64,14 +65,15 @@ class MemoryWatch:
             total = 0
             for process in [me, *me.children(recursive=True)]:
                 try:
-                    size, name = process.memory_info().rss, " ".join(process.cmdline()[:3])
+                    memory, name = process.memory_info(), " ".join(process.cmdline()[:3])
                 except psutil.Error:
                     continue
-                total += size
+                size, total = memory.rss, total + memory.rss - memory.shared
                 if "decoder_child" in name:
                     self.child_peak = max(self.child_peak, size)
                 elif name.startswith("ray::"):
                     self.worker_peak = max(self.worker_peak, size)
+                    self.private_peak = max(self.private_peak, size - memory.shared)
             self.total_peak = max(self.total_peak, total)
 
 
@@ -79,11 +81,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument("--formats", nargs="*", default=["flac", "mp3", "m4a"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="phonolake-bench-") as folder:
         samples = joined(options.hours * 3600)
         connect()
-        for name, codec in (("flac", "flac"), ("mp3", "libmp3lame"), ("m4a", "aac")):
+        for name, codec in CODECS.items():
+            if name not in options.formats:
+                continue
             source = Path(folder) / name / f"long.{name}"
             source.parent.mkdir()
             encode(samples, source, codec)
@@ -100,9 +105,9 @@ def main() -> None:
             assert seal is not None
             assert abs(seal.audio_seconds - options.hours * 3600) < 1
             print(
-                f"bench long recording, {options.hours:g} h of {name}: {time.perf_counter() - started:.0f} s, "
-                f"worker {memory.worker_peak / 1e6:.0f} MB, decoder child {memory.child_peak / 1e6:.0f} MB, "
-                f"node {memory.total_peak / 1e6:.0f} MB resident (shared pages counted in each)",
+                f"bench long recording, {options.hours:g} h of {name}: {time.perf_counter() - started:.0f} s; largest "
+                f"worker {memory.worker_peak / 1e6:.0f} MB resident, {memory.private_peak / 1e6:.0f} MB its own; "
+                f"decoder child {memory.child_peak / 1e6:.0f} MB; all processes' own {memory.total_peak / 1e6:.0f} MB",
                 flush=True,
             )
 
