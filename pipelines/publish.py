@@ -14,7 +14,7 @@ from pipelines.runs import read_table
 from pipelines.store import Store
 from schemas.ids import segment_ids
 from schemas.records import FinalFile, Plan, PublishedFile, Verdict
-from schemas.tables import TABLES
+from schemas.tables import SORT_KEYS, TABLES
 from workers.tabulate import in_order
 
 COPIERS: Final = 8
@@ -51,6 +51,8 @@ def rewritten(store: Store, plan: Plan, rows_file: str, file: FinalFile) -> Publ
         if not store.exists(file.path):  # staging goes after the seal, and by then all files are there
             raise
         return describe(store, file.table, file.path)
+    keys = SORT_KEYS[file.table]
+    parts.sort(key=lambda part: tuple(str(part[key][0]) for key in keys) if part.num_rows else ())
     rows = in_order(file.table, pa.concat_tables([TABLES[file.table].empty_table(), *parts]))
     data = to_parquet(rows.replace_schema_metadata(footer(plan)))
     ours = store.create(file.path, data)
@@ -70,8 +72,9 @@ def _winning_rows(store: Store, file: FinalFile, number: int, winners: pa.Table)
     inside = pc.greater_equal(rows["recording_id"], file.first)
     if file.before is not None:
         inside = pc.and_(inside, pc.less(rows["recording_id"], file.before))
-    rows = rows.filter(inside)
-    return rows.filter(pc.is_in(_row_keys(rows), value_set=_winning_keys(winners, source.receipt)))
+    won = pc.is_in(_row_keys(rows), value_set=_winning_keys(winners, source.receipt))
+    counts = pc.and_(inside, won)
+    return rows if pc.all(counts).as_py() else rows.filter(counts)  # filtering copies
 
 
 def _winning_keys(winners: pa.Table, receipt: int) -> pa.Array:
