@@ -81,7 +81,9 @@ class Store:
         """Return the objects under `folder`, at any depth, with their sizes; empty where there is none."""
         self.filesystem.invalidate_cache()
         found = self._retried(
-            f"list {self.url(folder)}", lambda: self.filesystem.find(self.full(folder), detail=True, withdirs=False)
+            f"list {self.url(folder)}",
+            lambda: self.filesystem.find(self.full(folder), detail=True, withdirs=False),
+            missing_is_final=True,  # only a missing bucket is an error; a missing folder is empty
         )
         start = len(self._root) + 1
         return {name[start:]: int(entry["size"] or 0) for name, entry in sorted(found.items())}
