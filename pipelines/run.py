@@ -66,8 +66,12 @@ def run(recipe: Recipe) -> Seal | None:
     try:
         verdict = _reach_verdict(recipe, store, plan, stages, shares)
         return seal(store, plan, verdict, publish(store, plan, verdict))
-    except FileNotFoundError:  # staging goes when another driver seals
-        return load_seal(store, plan.corpus, plan.run)
+    except FileNotFoundError as error:  # staging goes when another driver seals
+        if store.exists(layout.seal_file(plan.corpus, plan.run)):
+            return load_seal(store, plan.corpus, plan.run)
+        raise PhonolakeError(f"run {plan.run}: a record or fragment is gone: {error}; run the same command") from error
+    except ray.exceptions.RayError as error:
+        raise _stopped(plan, error) from error
 
 
 def _check_same(recipe: Recipe, stages: list[Stage], plan: Plan, store: Store) -> None:
@@ -102,8 +106,11 @@ def connect() -> None:
         return
     for name in ("ray", "ray.data"):  # what matters of it is in our own messages
         logging.getLogger(name).setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="error")
+    if address := os.environ.get("RAY_ADDRESS"):
+        try:
+            ray.init(log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise PhonolakeError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
     else:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our own actors go to the terminal
         with _no_stderr():  # where it would note that we set that
@@ -190,7 +197,11 @@ def _attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shar
         try:
             run_graph(store, plan, recipe, stages, shares, tasks, sink)
         except Exception as error:  # Ray wraps what a worker raised in several ways
-            raise PhonolakeError(f"run {plan.run} stopped: {_cause(error)}; run the same command to resume") from error
+            raise _stopped(plan, error) from error
+
+
+def _stopped(plan: Plan, error: Exception) -> PhonolakeError:
+    return PhonolakeError(f"run {plan.run} stopped: {_cause(error)}; run the same command to resume")
 
 
 def _cause(error: BaseException) -> str:
