@@ -21,10 +21,17 @@ lint: $(DEV_READY) ## ruff, mypy --strict, and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about half an hour on 2 cores
+bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about an hour on 2 cores
 	$(BIN)/python -m tests.bench.ingest
 	$(BIN)/python -m tests.bench.transcribe
 	$(BIN)/python -m tests.bench.long_recording
+	$(BIN)/python -m tests.bench.plan
+	$(BIN)/python -m tests.bench.commit
+
+ROUNDS ?= 200
+chaos: $(DEV_READY) ## kill the real command at random times, hundreds of rounds (ROUNDS=20 for fewer)
+	PHONOLAKE_CHAOS=1 $(BIN)/python -m pytest tests/pipelines/test_protocol.py tests/pipelines/test_interleavings.py
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS)
 
 clean: ## delete what make made, but for .venv
 	rm -rf demo-lake build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -44,4 +51,4 @@ $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(DEMO_READY)
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint bench chaos clean help

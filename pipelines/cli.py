@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.errors import PhonolakeError, RecipeError
-from pipelines.recipe import load_recipe
+from pipelines.recipe import Recipe, load_recipe
 from pipelines.store import Store
 from schemas import layout
+from schemas.failures import CODES
+from schemas.records import Seal
 
 app = typer.Typer(
     name="phonolake",
@@ -40,19 +43,36 @@ Endpoint = Annotated[str | None, typer.Option("--endpoint-url", help="S3 endpoin
 @app.command()
 def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Plan, resume or finish a run; print progress and a closing summary."""
-    from pipelines.report import summary, summary_text
     from pipelines.run import run as carry_out
 
-    started = time.monotonic()
     loaded = load_recipe(recipe, overrides)
-    seal = carry_out(loaded)
-    if seal is None:
-        _say({"corpus": loaded.corpus, "recordings": 0}, f"corpus {loaded.corpus}: nothing new", as_json)
-        return
-    text = summary_text(seal, time.monotonic() - started, loaded.lake.uri)
-    if seal.failed:
-        text += f"\n  see why: phonolake failures {loaded.lake.uri}"
-    _say(summary(seal), text, as_json)
+    _carry(loaded, lambda: carry_out(loaded), "nothing new", as_json)
+
+
+@app.command()
+def retry(
+    recipe: RecipePath,
+    code: Annotated[list[str] | None, typer.Option("--code", help="Only these failure codes; may be repeated.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan again what failed, and carry it out: by default what failed for a reason that may pass."""
+    from pipelines.run import retry as carry_out
+
+    unknown = sorted(set(code or ()) - CODES.keys())
+    if unknown:
+        raise RecipeError(f"there is no failure code {', '.join(unknown)}; there are {', '.join(sorted(CODES))}")
+    loaded = load_recipe(recipe, overrides)
+    _carry(loaded, lambda: carry_out(loaded, code or ()), "nothing to try again", as_json)
+
+
+@app.command()
+def abandon(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Close the open run of a corpus: what is done is published, the rest returns to the next plan."""
+    from pipelines.run import abandon as carry_out
+
+    loaded = load_recipe(recipe, overrides)
+    _carry(loaded, lambda: carry_out(loaded), "no run is open", as_json)
 
 
 @app.command()
@@ -87,11 +107,42 @@ def status(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -
 
 
 @app.command()
-def failures(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> None:
-    """List what could not be done, and why."""
+def verify(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> None:
+    """Check every promise of a lake from its bytes: files, rows, completeness. Exit code 1 where one is broken."""
+    from pipelines.report import verification_text
+    from pipelines.verify import verify as check
+
+    found = check(_store(lake, endpoint_url))
+    _say(asdict(found), verification_text(found), as_json)
+    if found.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def gc(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> None:
+    """Delete what sealed runs left in staging; an open run's work stays."""
+    from pipelines.gc import collect_garbage
+    from pipelines.report import megabytes
+
+    found = collect_garbage(_store(lake, endpoint_url))
+    text = (
+        f"deleted {found.objects:,} objects ({megabytes(found.size_bytes)}) of {len(found.folders)} sealed runs, and "
+        f"{found.temporary} temporary files that died writers left"
+    )
+    _say(asdict(found), text, as_json)
+
+
+@app.command()
+def failures(
+    lake: Lake,
+    history: Annotated[bool, typer.Option("--history", help="Also what a later run or version put right.")] = False,
+    endpoint_url: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what could not be done, and why: as things stand, or in all runs."""
     from pipelines.report import failures as read_failures
 
-    rows = read_failures(_store(lake, endpoint_url))
+    rows = read_failures(_store(lake, endpoint_url), history=history)
     if as_json:
         _print_json(rows)
         return
@@ -109,7 +160,7 @@ def query(
     endpoint_url: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a lake in SQL: one view per table."""
+    """Ask a lake in SQL: the views <table> and current_<table> of every table."""
     from pipelines.lake import open_lake
 
     try:
@@ -152,6 +203,23 @@ def main() -> None:
     except PhonolakeError as error:
         print(f"phonolake: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def _carry(recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str, as_json: bool) -> None:
+    """Carry out a command that may end in a seal, and say what it did."""
+    from pipelines.report import summary, summary_text
+
+    started = time.monotonic()
+    seal = carry_out()
+    if seal is None:
+        _say({"corpus": recipe.corpus, "recordings": 0}, f"corpus {recipe.corpus}: {otherwise}", as_json)
+        return
+    text = summary_text(seal, time.monotonic() - started, recipe.lake.uri)
+    if seal.failed:
+        text += f"\n  see why: phonolake failures {recipe.lake.uri}"
+    if seal.returned:
+        text += f"\n  {seal.returned:,} recordings return to the next plan"
+    _say(summary(seal), text, as_json)
 
 
 def _store(lake: str, endpoint_url: str | None) -> Store:

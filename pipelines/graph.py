@@ -29,10 +29,10 @@ from workers.ingest import Ingester, IngestSettings, Recording
 from workers.objects import Source
 from workers.spectrogram_settings import SpectrogramSettings
 
-TASK_BYTES: Final = 48 << 20  # of source objects: 3 s of work and more for most formats
-TASK_ROWS: Final = 1024
+TASK_BYTES: Final = 112 << 20  # of source objects: an hour at 16 kHz and 16 bits; 3 s of work and more anyway
+TASK_ROWS: Final = 1280
 TASKS_PER_CORE: Final = 2  # at least, where the plan has the units for it; more would make small fragments
-INGEST_BLOCK_SECONDS: Final = 2400.0  # 77 MB of samples: a fragment worth publishing as it is
+INGEST_BLOCK_SECONDS: Final = 3600.0  # 115 MB of samples: its log-mel fragment is worth publishing as it is
 MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
 BYTES_PER_SECOND: Final = 32_000  # int16 at 16 kHz
 GPU_BATCH_ROWS: Final = 256
@@ -121,13 +121,13 @@ def _ingester(settings: IngestSettings) -> Ingester:
 
 def planned_recordings(store: Store, recordings_file: str, task: Task) -> Iterator[Recording]:
     """Yield the recordings of a task that are not done yet."""
-    with store.filesystem.open(store.full(recordings_file), "rb") as file:
-        plan = pq.ParquetFile(file)
-        for unit, done in zip(task.units, task.done, strict=True):
-            for position, row in enumerate(plan.read_row_group(unit).to_pylist()):
-                if position not in done:
-                    source = Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"])
-                    yield Recording(row["recording_id"], source, row["stages"], row["metadata"] or [])
+    read = lambda file: [pq.ParquetFile(file).read_row_group(unit).to_pylist() for unit in task.units]  # noqa: E731
+    for rows, done in zip(store.read_parts(recordings_file, read), task.done, strict=True):
+        for position, row in enumerate(rows):
+            if position not in done:
+                source = Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"])
+                only = row.get("only")  # plans of the first release have no such column
+                yield Recording(row["recording_id"], source, row["stages"], row["metadata"] or [], only)
 
 
 def compute_and_stage(

@@ -1,10 +1,11 @@
-"""Reading a lake: DuckDB with one view per table, over local files or S3."""
+"""Reading a lake: DuckDB with a view per table and one of its current rows, over local files or S3."""
 
 from typing import Any, Final
 
 import duckdb
 
 from pipelines.store import Store
+from pipelines.views import CURRENT, view_name
 from schemas import layout
 from schemas.tables import TABLES
 
@@ -18,9 +19,17 @@ _SQL_TYPES: Final = {
     "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
 }
 
+_STAND_INS: Final = """
+SELECT table_name, string_agg('NULL::' || data_type || ' AS "' || column_name || '"', ', ' ORDER BY column_index)
+FROM duckdb_columns() WHERE NOT internal GROUP BY table_name
+"""
+
 
 def open_lake(store: Store) -> duckdb.DuckDBPyConnection:
-    """Return a connection with a view per table; a table without files is an empty view of its declared columns."""
+    """Return a connection with the views `<table>` and `current_<table>` of every table.
+
+    A table without files is an empty view of its declared columns.
+    """
     connection = duckdb.connect()
     if not store.is_local:
         connection.register_filesystem(store.filesystem)
@@ -28,7 +37,23 @@ def open_lake(store: Store) -> duckdb.DuckDBPyConnection:
     for table in TABLES:
         paths = [store.url(path) for path in files if path.startswith(f"{layout.DATA}/{table}/")]
         connection.execute(f"CREATE VIEW {table} AS {_select(paths) if paths else _nothing(table)}")
+    _add_current(connection)
     return connection
+
+
+def _add_current(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make the views of current rows, over stand-ins for the tables.
+
+    Making a view opens every file that it reads, once for each time it names the table; a stand-in has no files.
+    """
+    for table, columns in connection.execute(_STAND_INS).fetchall():
+        connection.execute(f"ALTER VIEW {table} RENAME TO {table}_files")
+        connection.execute(f"CREATE VIEW {table} AS SELECT {columns} WHERE false")
+    for table, select in CURRENT.items():
+        connection.execute(f"CREATE VIEW {view_name(table)} AS {select}")
+    for table in TABLES:
+        connection.execute(f"DROP VIEW {table}")
+        connection.execute(f"ALTER VIEW {table}_files RENAME TO {table}")
 
 
 def _select(paths: list[str]) -> str:

@@ -1,9 +1,11 @@
 """How the lake writes Parquet: zstd, small row groups, the run in the footer."""
 
 import json
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.records import Plan
@@ -27,10 +29,32 @@ def footer(plan: Plan) -> dict[str, str]:
     }
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """Return a table as the bytes of a Parquet file; schema metadata becomes the footer's."""
+def to_parquet(table: pa.Table, lead: str | None = None) -> bytes:
+    """Return a table as the bytes of a Parquet file; see write_parquet."""
     sink = pa.BufferOutputStream()
-    rows = max(1, int(table.num_rows * ROW_GROUP_BYTES / max(table.nbytes, 1)))
-    repeating = [name for name in table.column_names if name in _REPEATING]
-    pq.write_table(table, sink, compression="zstd", row_group_size=rows, use_dictionary=repeating)
+    write_parquet(sink, table.schema, [table], lead)
     return bytes(memoryview(sink.getvalue()))
+
+
+def write_parquet(sink: Any, schema: pa.Schema, pieces: Iterable[pa.Table], lead: str | None = None) -> None:
+    """Write sorted pieces to a path or an output stream; schema metadata becomes the footer's.
+
+    Row groups end where the value of column `lead` changes, so that whoever wants one model reads no other's.
+    """
+    repeating = [name for name in schema.names if name in _REPEATING]
+    with pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=repeating) as writer:
+        for piece in pieces:
+            for part in _by_lead(piece, lead):
+                rows = max(1, int(part.num_rows * ROW_GROUP_BYTES / max(part.nbytes, 1)))
+                writer.write_table(part, row_group_size=rows)
+
+
+def _by_lead(piece: pa.Table, lead: str | None) -> Iterator[pa.Table]:
+    if lead is None or not piece.num_rows:
+        yield piece
+        return
+    runs = pc.run_end_encode(piece[lead].combine_chunks())
+    start = 0
+    for end in runs.run_ends.to_pylist():
+        yield piece.slice(start, end - start)
+        start = end

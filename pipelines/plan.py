@@ -37,7 +37,7 @@ needed AS (
     SELECT l.recording_id, l.uri, l.etag, l.size_bytes, l.modified_ns, l.metadata, d.recording_id IS NULL AS is_new,
         [s.id FOR s IN $stages
             IF d.recording_id IS NULL OR (NOT d.never_decoded AND NOT list_contains(d.keys, s.key))]
-            AS stages
+            AS stages, NULL::VARCHAR[] AS "only"
     FROM listing l LEFT JOIN done d USING (recording_id)
 )
 SELECT * FROM needed WHERE len(stages) > 0 ORDER BY recording_id
@@ -81,7 +81,7 @@ class Delta:
 
 def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages: list[Stage]) -> Delta:
     """Subtract what sealed runs did from the listing (schema sources.LISTING)."""
-    listing = _with_ids(corpus, listing)
+    listing = with_ids(corpus, listing)
     connection = duckdb.connect()
     connection.register("listing", listing)
     connection.register("ledger", load_ledger(store, runs))
@@ -93,7 +93,8 @@ def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages:
     return Delta(recordings, listing.num_rows, *counts)
 
 
-def _with_ids(corpus: str, listing: pa.Table) -> pa.Table:
+def with_ids(corpus: str, listing: pa.Table) -> pa.Table:
+    """Return a listing with the column recording_id."""
     ids = []
     for batch in listing.select(["uri", "etag", "size_bytes", "modified_ns"]).to_batches(max_chunksize=HASH_ROWS):
         rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)

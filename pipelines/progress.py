@@ -20,14 +20,15 @@ PLAIN_SECONDS: Final = 15.0
 
 @ray.remote(num_cpus=0)
 class Tally:
-    """Counts what receipts tell; for display only, a repeated task counts twice."""
+    """Counts what receipts tell, while they are written; a repeated task counts twice."""
 
-    def __init__(self) -> None:
-        self._totals = merge_totals([])
+    def __init__(self, allowed_failures: float) -> None:
+        self._totals, self._allowed = merge_totals([]), allowed_failures
 
-    def add(self, counts: dict[str, float]) -> None:
-        """Add one receipt's totals."""
+    def add(self, counts: dict[str, float]) -> bool:
+        """Add one receipt's totals; return whether more failed by now than is allowed."""
         self._totals = merge_totals([self._totals, counts])
+        return self._totals["failed"] > self._allowed
 
     def totals(self) -> dict[str, float]:
         """Return what was counted so far."""

@@ -1,91 +1,104 @@
 """Publishing: from the verdict alone, each final file is made and put create-once; by anyone, any number of times."""
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from pipelines.parquet import footer, to_parquet
-from pipelines.runs import read_table
+from pipelines.merge import Fragment, Span, merged, winning_keys
+from pipelines.parquet import footer, write_parquet
 from pipelines.store import Store
-from schemas.ids import segment_ids
 from schemas.records import FinalFile, Plan, PublishedFile, Verdict
-from schemas.tables import SORT_KEYS, TABLES
-from workers.tabulate import in_order
+from schemas.tables import TABLES, leading_key
 
 COPIERS: Final = 8
 
+_T = TypeVar("_T")
+
 
 def publish(store: Store, plan: Plan, verdict: Verdict) -> list[PublishedFile]:
-    """Publish every file of a verdict: copies from here, rewrites as Ray tasks; return them in the verdict's order."""
+    """Publish every file of a verdict; return them in its order.
+
+    `recordings` comes last, so that a reader who finds a recording there finds its rows in every other table.
+    """
+    facts: dict[str, PublishedFile] = {}
+    for last in (False, True):
+        files = [file for file in verdict.files if (file.table == "recordings") == last]
+        facts |= {one.path: one for one in _published(store, plan, verdict.rows_file, files)}
+    return [facts[file.path] for file in verdict.files]
+
+
+def _published(store: Store, plan: Plan, rows_file: str, files: list[FinalFile]) -> list[PublishedFile]:
+    """Publish some files: copies from here, rewrites as Ray tasks."""
     rewrite = ray.remote(num_cpus=1)(rewritten)
-    pending = [None if file.whole else rewrite.remote(store, plan, verdict.rows_file, file) for file in verdict.files]
+    pending = [None if file.whole else rewrite.remote(store, plan, rows_file, file) for file in files]
     with ThreadPoolExecutor(COPIERS) as copiers:
-        copies = [copiers.submit(copied, store, file) if file.whole else None for file in verdict.files]
+        copies = [copiers.submit(copied, store, file) if file.whole else None for file in files]
         return [copy.result() if copy else ray.get(task) for copy, task in zip(copies, pending, strict=True)]
 
 
 def copied(store: Store, file: FinalFile) -> PublishedFile:
     """Publish a file that is one fragment under another name."""
     source = file.sources[0]
-    try:
-        store.copy(source.path, file.path)
-    except FileNotFoundError:
-        if not store.exists(file.path):  # staging goes after the seal, and by then all files are there
-            raise
+    _unless_published(store, file.path, lambda: store.copy(source.path, file.path))
     return PublishedFile(file.table, file.path, source.rows, source.size_bytes, source.sha256)
 
 
 def rewritten(store: Store, plan: Plan, rows_file: str, file: FinalFile) -> PublishedFile:
-    """Publish a file gathered from several fragments: winning rows only, sorted."""
-    if store.exists(file.path):  # complete since it exists
-        return describe(store, file.table, file.path)
-    winners = read_table(store, rows_file, ["recording_id", "segment_index", "receipt"])
+    """Publish a file gathered from several fragments: winning rows only, sorted; a slice in memory at a time."""
+    ours = None
+    if not store.exists(file.path):  # complete since it exists
+        ours = _unless_published(store, file.path, lambda: _rewrite(store, plan, rows_file, file))
+    return ours or _standing(store, file)
+
+
+def _unless_published(store: Store, path: str, make: Callable[[], _T]) -> _T | None:
+    """Make a file; None if staging has gone, as it does after the seal, when all files are there."""
     try:
-        parts = [_winning_rows(store, file, number, winners) for number in range(len(file.sources))]
+        return make()
     except FileNotFoundError:
-        if not store.exists(file.path):  # staging goes after the seal, and by then all files are there
+        if not store.exists(path):
             raise
-        return describe(store, file.table, file.path)
-    keys = SORT_KEYS[file.table]
-    parts.sort(key=lambda part: tuple(str(part[key][0]) for key in keys) if part.num_rows else ())
-    rows = in_order(file.table, pa.concat_tables([TABLES[file.table].empty_table(), *parts]))
-    data = to_parquet(rows.replace_schema_metadata(footer(plan)))
-    ours = store.create(file.path, data)
-    return describe(store, file.table, file.path, data if ours else None)
+        return None
 
 
-def describe(store: Store, table: str, path: str, data: bytes | None = None) -> PublishedFile:
-    """Return the facts of a published file, read back where its bytes are not at hand."""
-    data = store.read(path) if data is None else data
-    rows = pq.read_metadata(pa.BufferReader(data)).num_rows
-    return PublishedFile(table, path, rows, len(data), hashlib.sha256(data).hexdigest())
+def _rewrite(store: Store, plan: Plan, rows_file: str, file: FinalFile) -> PublishedFile | None:
+    """Make a file and put it; None if another was faster."""
+    schema = TABLES[file.table].with_metadata(footer(plan))
+    with store.work_folder() as folder:
+        winners = _winners(store.local_copy(rows_file, folder), file)
+        fragments = [
+            Fragment(store.local_copy(source.path, folder), winning_keys(winners, source.receipt))
+            for source in file.sources
+        ]
+        target = folder / "merged.parquet"
+        pieces = merged(file.table, fragments, Span(file.first, file.before))
+        write_parquet(target, schema, pieces, leading_key(file.table))
+        facts = _describe(file, target)
+        return facts if store.create_from(file.path, target) else None
 
 
-def _winning_rows(store: Store, file: FinalFile, number: int, winners: pa.Table) -> pa.Table:
-    source = file.sources[number]
-    rows = read_table(store, source.path).replace_schema_metadata(None)
-    inside = pc.greater_equal(rows["recording_id"], file.first)
+def _standing(store: Store, file: FinalFile) -> PublishedFile:
+    """Return the facts of a file that is published, whoever wrote it."""
+    with store.work_folder() as folder:
+        return _describe(file, store.local_copy(file.path, folder))
+
+
+def _describe(file: FinalFile, local: Path) -> PublishedFile:
+    with open(local, "rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    return PublishedFile(file.table, file.path, pq.read_metadata(local).num_rows, local.stat().st_size, digest)
+
+
+def _winners(rows_file: Path, file: FinalFile) -> pa.Table:
+    """Return the verdict's rows that bear on a file; they are sorted by recording, so most row groups are skipped."""
+    bounds = [("recording_id", ">=", file.first)]
     if file.before is not None:
-        inside = pc.and_(inside, pc.less(rows["recording_id"], file.before))
-    won = pc.is_in(_row_keys(rows), value_set=_winning_keys(winners, source.receipt))
-    counts = pc.and_(inside, won)
-    return rows if pc.all(counts).as_py() else rows.filter(counts)  # filtering copies
-
-
-def _winning_keys(winners: pa.Table, receipt: int) -> pa.Array:
-    """Return what a receipt won: segment ids, and the recording ids of closing rows."""
-    won = winners.filter(pc.equal(winners["receipt"], receipt))
-    keys = pc.coalesce(segment_ids(won["recording_id"], won["segment_index"]), won["recording_id"])
-    return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
-
-
-def _row_keys(rows: pa.Table) -> pa.ChunkedArray:
-    """Return what a row belongs to: its segment, or its recording where it is about the whole."""
-    if "segment_id" not in rows.column_names:
-        return rows["recording_id"]
-    return pc.coalesce(rows["segment_id"], rows["recording_id"])
+        bounds.append(("recording_id", "<", file.before))
+    columns = ["recording_id", "segment_index", "receipt"]
+    return pq.read_table(rows_file, columns=columns, filters=bounds, partitioning=None)

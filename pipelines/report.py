@@ -6,20 +6,21 @@ from typing import Any, Final
 from pipelines.lake import open_lake
 from pipelines.runs import corpora, find_runs, load_plan, load_seal
 from pipelines.store import Store
+from pipelines.verify import Verification
 from schemas import layout
 from schemas.records import Seal
 from schemas.tables import TABLES
 
 _FACTS: Final = """
-SELECT (SELECT count(DISTINCT recording_id) FROM recordings WHERE corpus = $corpus),
-    (SELECT coalesce(sum(decoded_seconds), 0) FROM recordings WHERE corpus = $corpus),
-    (SELECT count(DISTINCT recording_id) FROM failures WHERE corpus = $corpus AND segment_id IS NULL)
+SELECT (SELECT count(*) FROM current_recordings WHERE corpus = $corpus),
+    (SELECT coalesce(sum(decoded_seconds), 0) FROM current_recordings WHERE corpus = $corpus),
+    (SELECT count(*) FROM current_failures WHERE corpus = $corpus AND segment_id IS NULL)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusStatus:
-    """How a corpus stands: its sealed runs, what they hold, and the run that is open, if one is."""
+    """How a corpus stands: its sealed runs, the latest versions they hold, and the run that is open, if one is."""
 
     corpus: str
     runs: int
@@ -58,11 +59,11 @@ def _corpus_status(store: Store, corpus: str) -> CorpusStatus:
     )
 
 
-def failures(store: Store) -> list[dict[str, Any]]:
-    """Return the rows of `failures`, newest run first."""
+def failures(store: Store, *, history: bool = False) -> list[dict[str, Any]]:
+    """Return the failures as things stand, newest run first; with `history`, also what was put right since."""
     query = open_lake(store).sql(
-        "SELECT corpus, run_id, uri, segment_id, stage, code, message, transient, attempts FROM failures "
-        "ORDER BY corpus, run_id DESC, uri, segment_id"
+        f"SELECT corpus, run_id, uri, segment_id, stage, code, message, transient, attempts "
+        f"FROM {'failures' if history else 'current_failures'} ORDER BY corpus, run_id DESC, uri, segment_id"
     )
     return [dict(zip(query.columns, row, strict=True)) for row in query.fetchall()]
 
@@ -71,7 +72,7 @@ def summary(seal: Seal) -> dict[str, Any]:
     """Return what a run did, as `run --json` prints it."""
     rows = {table: sum(file.rows for file in seal.files if file.table == table) for table in TABLES}
     facts = asdict(seal)
-    kept = ("corpus", "run", "planned_at", "sealed_at", "attempts", "recordings", "ok", "partial", "failed")
+    kept = ("corpus", "run", "planned_at", "sealed_at", "attempts", "recordings", "ok", "partial", "failed", "returned")
     return {
         **{name: facts[name] for name in kept},
         "audio_hours": seal.audio_seconds / 3600,
@@ -96,3 +97,12 @@ def summary_text(seal: Seal, seconds: float, lake: str) -> str:
 def megabytes(size_bytes: int) -> str:
     """Return a size as people read it."""
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:,.1f} GB"
+
+
+def verification_text(found: Verification) -> str:
+    """Return what a verification found as text."""
+    checked = f"{found.runs} runs, {found.files:,} files, {found.rows:,} rows, {megabytes(found.size_bytes)}"
+    lines = [f"  {one.code}: {one.where}: {one.message}" for one in found.findings]
+    lines += [f"  note: {note}" for note in found.notes]
+    outcome = f"{len(lines) - len(found.notes)} promises broken" if found.findings else "every promise holds"
+    return "\n".join([f"checked {checked}: {outcome}", *lines])

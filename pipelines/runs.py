@@ -44,8 +44,9 @@ def find_runs(store: Store, corpus: str) -> Runs:
     """Look up the runs of a corpus."""
     objects = store.list(f"{layout.RUNS}/{corpus}")
     parts = [path.removeprefix(f"{layout.RUNS}/{corpus}/").split("/") for path in objects]
-    names = sorted(folder for folder, *rest in parts if rest == ["plan.json"])
-    sealed = frozenset(folder for folder, *rest in parts if rest == ["seal.json"])
+    runs = [(folder, rest) for folder, *rest in parts if folder.isdigit()]  # a copy somebody made is none
+    names = sorted(folder for folder, rest in runs if rest == ["plan.json"])
+    sealed = frozenset(folder for folder, rest in runs if rest == ["seal.json"])
     return Runs(corpus, names, sealed)
 
 

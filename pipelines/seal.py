@@ -1,11 +1,13 @@
 """The seal: what a run did, written once; after it the staging folder goes."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.errors import StoreError
 from pipelines.parquet import to_parquet
 from pipelines.runs import read_table, writer_id
 from pipelines.store import Store
@@ -41,10 +43,12 @@ def seal(store: Store, plan: Plan, verdict: Verdict, files: list[PublishedFile])
         files=files,
         stages=plan.stages,
         writer=writer_id(),
+        returned=plan.recordings - closings.num_rows,
     )
     store.create(layout.seal_file(plan.corpus, plan.run), records.to_json(record))
     standing = records.read_seal(store.read(layout.seal_file(plan.corpus, plan.run)))
-    store.delete_folder(layout.staging_folder(plan.corpus, plan.run))
+    with suppress(StoreError):  # the run has ended; what is left is for phonolake gc
+        store.delete_folder(layout.staging_folder(plan.corpus, plan.run))
     return standing
 
 

@@ -15,11 +15,13 @@ from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 from ray.data import Datasink
 
+from pipelines.errors import BudgetExceeded
 from pipelines.parquet import footer, to_parquet
 from pipelines.store import Store
-from schemas import layout, wire
+from schemas import layout, tables, wire
 from schemas.records import Fragment, Plan, Receipt, to_json
 from workers.tabulate import RunKeys, receipt_rows, tabulate, totals
 
@@ -31,7 +33,7 @@ class LakeSink(Datasink[dict[str, float]]):
     """Writes to a run's staging folder, on behalf of one attempt."""
 
     def __init__(self, store: Store, plan: Plan, attempt: int, tally: Any = None) -> None:
-        """Take where to write; `tally` is an actor whose `add` is told of every receipt, None for none."""
+        """Take where to write; `tally` is told of every receipt, None for none."""
         self._store, self._plan, self._attempt, self._tally = store, plan, attempt, tally
         self._keys = RunKeys(plan.run, plan.corpus, datetime.fromisoformat(plan.planned_at))
         base = next(stage for stage in plan.stages if stage.table == "segments")
@@ -42,14 +44,18 @@ class LakeSink(Datasink[dict[str, float]]):
         """Write a wire table's fragments; return the rows of its receipt."""
         if not block.num_rows:
             return _PROOF.empty_table()
-        tables = tabulate(block, self._keys, self._base, self._stages)
-        fragments = [asdict(self._put(table, rows)) for table, rows in tables.items()]
+        found = tabulate(block, self._keys, self._base, self._stages)
+        fragments = [asdict(self._put(table, rows)) for table, rows in found.items()]
         note = json.dumps({"rows": block.num_rows, "fragments": fragments})
         notes = pa.array([note] + [None] * (block.num_rows - 1), pa.string())
         return receipt_rows(block).append_column("fragments", notes)
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, float]:
-        """Write the receipt of everything one task staged, after all of it is there."""
+        """Write the receipt of everything one task staged, after all of it is there.
+
+        Raises:
+            BudgetExceeded: the tally says that too many recordings failed; the receipt is written.
+        """
         proofs = [block for block in blocks if block.num_rows]
         if not proofs:
             return {}
@@ -62,12 +68,12 @@ class LakeSink(Datasink[dict[str, float]]):
         name = layout.receipt_file(self._plan.corpus, self._plan.run, self._attempt, uuid.uuid4().hex)
         self._store.put(name, to_parquet(rows))
         counts = totals(rows)
-        if self._tally is not None:
-            self._tally.add.remote(counts)
+        if self._tally is not None and ray.get(self._tally.add.remote(counts)):
+            raise BudgetExceeded("more recordings failed than limits.max_failed_fraction allows")
         return counts
 
     def _put(self, table: str, rows: pa.Table) -> Fragment:
-        data = to_parquet(rows.replace_schema_metadata(footer(self._plan)))
+        data = to_parquet(rows.replace_schema_metadata(footer(self._plan)), tables.leading_key(table))
         path = layout.fragment_file(self._plan.corpus, self._plan.run, self._attempt, table, uuid.uuid4().hex)
         self._store.put(path, data)
         span = pc.min_max(rows["recording_id"]).as_py()

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Final
 
@@ -16,12 +17,12 @@ import fsspec.utils
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
-from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 from pipelines.errors import RecipeError, StoreError
 from pipelines.manifest import read_manifest
 from pipelines.recipe import SourceSection
-from workers.objects import Options, fsspec_options, is_s3, local_path, s3_store, split_s3
+from workers.objects import Options, ReadingStopped, fsspec_options, is_s3, local_path, s3_store, split_s3
 
 LISTING: Final = pa.schema(
     [
@@ -128,7 +129,7 @@ def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
     except InvalidPathError:  # keys with // or /./, which obstore does not take: s3fs does
         yield from _batches(_walk_fsspec(base, options))
         return
-    except (BaseError, FileNotFoundError, PermissionError) as error:
+    except (BaseError, FileNotFoundError, ReadingStopped) as error:
         raise _store_error(f"s3://{bucket}", error) from None
     folders = _folders(batches)
     yield from (_from_obstore(bucket, batch, folders) for batch in batches)
@@ -181,7 +182,7 @@ def _store_error(where: str, error: Exception) -> Exception:
         return StoreError(
             f"{where} refuses the credentials ({gist}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
         )
-    if isinstance(error, PermissionError):
+    if isinstance(error, ReadingStopped):
         return StoreError(f"{where}: {gist}")
     if isinstance(error, FileNotFoundError) or gist == "NoSuchBucket":
         return RecipeError(f"the bucket {where} does not exist; check source in the recipe")
@@ -219,7 +220,8 @@ def _walk_local(root: str) -> Rows:
             if entry.is_dir():
                 folders.append((entry.path, above | {here}))
             elif entry.is_file():
-                yield _local_row(entry.path)
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    yield _local_row(entry.path)
 
 
 def _local_row(path: str) -> tuple[str, str | None, int, int | None]:
@@ -276,7 +278,9 @@ def _look_up(uri: str, options: Options) -> tuple[str | None, int, int | None]:
         bucket, key = split_s3(uri)
         head = obstore.head(s3_store(bucket, tuple(sorted(options.items()))), key)
         return (head["e_tag"] or "").strip('"') or None, head["size"], int(head["last_modified"].timestamp() * 1e9)
-    except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
+    except (PermissionDeniedError, UnauthenticatedError, ReadingStopped) as error:
+        raise _store_error(uri, error) from None
+    except GenericError as error:  # a store that does not answer; a made-up version would be another recording
         raise _store_error(uri, error) from None
     except Exception:  # missing, or a uri that no store can be asked for: the run says which, as a failure
         return None, 0, None

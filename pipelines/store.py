@@ -1,30 +1,34 @@
-"""The lake's store: whole objects by relative path, and create-once.
+"""The lake's store: whole objects by relative path, create-once, and the same patience with every failure.
 
-Everything is built as bytes first and then put with one call, because closing a half-written fsspec file publishes
-it. Create-once is `If-None-Match: *` on S3 and a hard link on a local disk; any other store is refused, since
-fsspec's default there is check-then-write, which two writers can both pass.
+Everything is built first and then put with one call, because closing a half-written fsspec file publishes it. What
+trying again may mend is tried up to TRIES times; what stays refused is a StoreError that names act and object.
 """
 
+import errno
+import filecmp
 import os
 import random
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import fsspec
 
+from pipelines.backends import S3, Backend, Disk
 from pipelines.errors import RecipeError, StoreError
 from schemas import layout
 from workers.objects import fsspec_options, is_s3, local_path
 
 TRIES: Final = 4
 FIRST_PAUSE_SECONDS: Final = 0.25
-FINAL_ERRORS: Final = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+FINAL_ERRORS: Final = (FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+FINAL_NUMBERS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 _T = TypeVar("_T")
 
@@ -43,7 +47,7 @@ class Store:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Store, (self.uri, dict(self.options))
+        return type(self), (self.uri, dict(self.options))
 
     @property
     def is_local(self) -> bool:
@@ -51,8 +55,13 @@ class Store:
         return not is_s3(self.uri)
 
     @cached_property
+    def backend(self) -> Backend:
+        """What does the single acts."""
+        return Disk(self._root) if self.is_local else S3(self._root, fsspec_options(self.uri, self.options))
+
+    @property
     def filesystem(self) -> Any:
-        """The fsspec file system."""
+        """The fsspec file system, for readers that take one."""
         return fsspec.core.url_to_fs(self.uri, **fsspec_options(self.uri, self.options))[0]
 
     @cached_property
@@ -61,7 +70,7 @@ class Store:
         return os.path.abspath(local) if local is not None else self.uri.split("://", 1)[1].rstrip("/")
 
     def full(self, path: str) -> str:
-        """Return `path` as the file system knows it."""
+        """Return `path` with the root: an absolute path, or bucket and key."""
         return f"{self._root}/{path}"
 
     def url(self, path: str) -> str:
@@ -70,27 +79,48 @@ class Store:
 
     def read(self, path: str) -> bytes:
         """Return an object's bytes; FileNotFoundError where there is none."""
-        return bytes(self._retried(f"read {self.url(path)}", lambda: self.filesystem.cat_file(self.full(path))))
+        return self._retried(f"read {self.url(path)}", lambda: self.backend.read(path))
+
+    def read_parts(self, path: str, use: Callable[[IO[bytes]], _T]) -> _T:
+        """Return what `use` makes of an opened object of which it reads parts; all of that is tried again."""
+
+        def attempt() -> _T:
+            with self.backend.open(path) as file:
+                return use(file)
+
+        return self._retried(f"read {self.url(path)}", attempt)
 
     def exists(self, path: str) -> bool:
         """Whether an object is there now."""
-        self.filesystem.invalidate_cache()
-        return bool(self._retried(f"look for {self.url(path)}", lambda: self.filesystem.exists(self.full(path))))
+        return self._retried(f"look for {self.url(path)}", lambda: self.backend.exists(path))
 
     def list(self, folder: str) -> dict[str, int]:
-        """Return the objects under `folder`, at any depth, with their sizes; empty where there is none."""
-        self.filesystem.invalidate_cache()
-        found = self._retried(
-            f"list {self.url(folder)}",
-            lambda: self.filesystem.find(self.full(folder), detail=True, withdirs=False),
-            missing_is_final=True,  # only a missing bucket is an error; a missing folder is empty
-        )
-        start = len(self._root) + 1
-        return {name[start:]: int(entry["size"] or 0) for name, entry in sorted(found.items())}
+        """Return the objects under `folder`, at any depth and sorted, with their sizes; empty where there is none."""
+        act = f"list {self.url(folder)}"
+        found = self._retried(act, lambda: self.backend.list(folder), missing_is_final=True)  # then the bucket is
+        return dict(sorted(found.items()))
+
+    @contextmanager
+    def work_folder(self) -> Iterator[Path]:
+        """Give a local folder for big files on their way, gone afterwards; beside a local lake, so that they link."""
+        parent = Path(self.full(layout.TEMPORARY)) if self.is_local else None
+        if parent:
+            parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="phonolake-", dir=parent) as folder:
+            yield Path(folder)
+
+    def local_copy(self, path: str, folder: Path) -> Path:
+        """Return a local file that holds an object: the object itself, or its copy in `folder`.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        return self._retried(f"read {self.url(path)}", lambda: self.backend.local_copy(path, folder))
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object under a name that nobody else uses."""
-        self._retried(f"write {self.url(path)}", lambda: self._put(path, data), missing_is_final=True)
+        act = f"write {self.url(path)}"
+        self._retried(act, lambda: self.backend.write(path, data, create=False), missing_is_final=True)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether the object there is ours.
@@ -98,17 +128,29 @@ class Store:
         After any error the object is read back and compared, because a lost response looks like a loss. `data` must
         therefore be unique to the writer (hold its id), or the same whoever writes it.
         """
+        write = lambda: self.backend.write(path, data, create=True)  # noqa: E731 - an act to try
+        return self._created(path, write, lambda: self.backend.read(path) == data)
 
+    def create_from(self, path: str, file: Path) -> bool:
+        """Write an object from a local file unless there is one; return whether the object there is ours."""
+        return self._created(path, lambda: self.backend.write_file(path, file), lambda: self._holds(path, file))
+
+    def _created(self, path: str, write: Callable[[], None], is_ours: Callable[[], bool]) -> bool:
         def attempt() -> bool:
             try:
-                self._put(path, data, create=True)
+                write()
             except Exception:
-                if not self.exists(path):
+                if not self.backend.exists(path):
                     raise
-                return self.read(path) == data
+                return is_ours()
             return True
 
         return self._retried(f"create {self.url(path)}", attempt, missing_is_final=True)
+
+    def _holds(self, path: str, file: Path) -> bool:
+        """Whether an object has the bytes of a local file."""
+        with self.work_folder() as folder:
+            return filecmp.cmp(self.backend.local_copy(path, folder), file, shallow=False)
 
     def check_create_once(self, path: str) -> None:
         """Make sure that the store keeps an object that exists when it is created again.
@@ -116,9 +158,16 @@ class Store:
         Raises:
             RecipeError: it does not, so that two drivers could undo each other's decisions.
         """
-        first, second = uuid.uuid4().hex.encode(), uuid.uuid4().hex.encode()
-        self.create(path, first)
-        if self.create(path, second):
+
+        def overwrites() -> bool:
+            try:
+                self.backend.write(path, uuid.uuid4().hex.encode(), create=True)
+            except FileExistsError:
+                return False
+            return True
+
+        self.create(path, uuid.uuid4().hex.encode())
+        if self._retried(f"create {self.url(path)} again", overwrites):
             raise RecipeError(
                 f"a lake cannot lie in {self.uri}: this store overwrites where If-None-Match forbids it; use another"
             )
@@ -127,67 +176,33 @@ class Store:
         """Give an object a second, final name without moving its bytes through here: link or server-side copy.
 
         Whoever copies to `target` copies the same bytes, so an object that is there already may stay or be replaced.
+        FileNotFoundError where there is no source.
         """
-        self._retried(f"copy {self.url(source)} to {self.url(target)}", lambda: self._copy(source, target))
+        self._retried(f"copy {self.url(source)} to {self.url(target)}", lambda: self.backend.copy(source, target))
 
     def delete_folder(self, folder: str) -> None:
-        """Delete what is under `folder`, as far as that goes: others may delete or even write there meanwhile."""
-        for _ in range(TRIES):
-            if not self.exists(folder):
-                return
-            with suppress(OSError):  # somebody else was faster at one of its files, or is still writing
-                self.filesystem.rm(self.full(folder), recursive=True)
+        """Delete what is under `folder`; others may do so too."""
+        self._retried(f"delete {self.url(folder)}", lambda: self.backend.delete(folder))
 
-    def _put(self, path: str, data: bytes, *, create: bool = False) -> None:
-        if self.is_local:
-            self._put_local(path, data, create=create)
-        else:
-            self.filesystem.pipe_file(self.full(path), data, **({"mode": "create"} if create else {}))
-
-    def _put_local(self, path: str, data: bytes, *, create: bool) -> None:
-        target = Path(self.full(path))
-        temporary = Path(self.full(f"{layout.STAGING}/tmp/{uuid.uuid4().hex}"))
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                if create:  # records that later runs build on are on the disk before their name is
-                    file.flush()
-                    os.fsync(file.fileno())
-            if create:
-                os.link(temporary, target)  # fails where the name is taken: the one atomic create-once of POSIX
-            else:
-                os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _copy(self, source: str, target: str) -> None:
-        if not self.is_local:
-            self.filesystem.cp_file(self.full(source), self.full(target))
-            return
-        Path(self.full(target)).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(self.full(source), self.full(target))
-        except FileExistsError:
-            return
-
-    def _retried(self, what: str, action: Callable[[], _T], *, missing_is_final: bool = False) -> _T:
+    def _retried(self, act: str, action: Callable[[], _T], *, missing_is_final: bool = False) -> _T:
         """Do `action`, up to TRIES times with growing, jittered pauses; what stays refused is a StoreError."""
         for attempt in range(1, TRIES + 1):
             try:
                 return action()
             except FileNotFoundError as error:
                 if missing_is_final:  # writing fails so where there is no bucket
-                    raise StoreError(f"cannot {what}: {error}") from error
+                    raise StoreError(f"cannot {act}: {error}") from error
                 raise
             except FINAL_ERRORS as error:
-                raise StoreError(f"cannot {what}: {error}") from error
+                raise StoreError(f"cannot {act}: {error}") from error
             except Exception as error:
-                if attempt == TRIES or (isinstance(error, OSError) and error.errno == _NO_SPACE):
-                    raise StoreError(f"cannot {what}: {type(error).__name__}: {error}") from error
+                if attempt == TRIES or (isinstance(error, OSError) and error.errno in FINAL_NUMBERS):
+                    raise StoreError(f"cannot {act}: {type(error).__name__}: {error}{_hint(error)}") from error
                 time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable")
 
 
-_NO_SPACE: Final = 28  # ENOSPC
+def _hint(error: Exception) -> str:
+    """Return what an error says between the lines: to a HEAD request S3 answers 400 without a reason."""
+    bare = isinstance(error, OSError) and error.errno == errno.EINVAL and "Bad Request" in str(error)
+    return " (so a store answers credentials that have expired: renew them)" if bare else ""

@@ -17,16 +17,19 @@ from schemas.records import FinalFile, Fragment, Plan, Source, Verdict
 from schemas.tables import TABLES
 
 GOOD_BYTES: Final = 64 << 20  # a fragment of this size that wins whole is published as it is
-TARGET_BYTES: Final = 256 << 20  # smaller ones are gathered up to this
+TARGET_BYTES: Final = 128 << 20  # smaller ones are gathered up to this, each file by a task of its own
 NO_ID: Final = "g"  # sorts after every hexadecimal id
 
 
-def decide(store: Store, plan: Plan, evidence: Evidence, winners: pa.Table) -> Verdict:
-    """Write the verdict, create-once; adopt another writer's if it was first. The winners must cover the plan."""
+def decide(store: Store, plan: Plan, evidence: Evidence, winners: pa.Table, *, abandoned: bool = False) -> Verdict:
+    """Write the verdict, create-once; adopt another writer's if it was first.
+
+    The winners must cover the plan, unless the run is abandoned.
+    """
     rows_file = f"{layout.run_folder(plan.corpus, plan.run)}/verdict-{uuid.uuid4().hex}.parquet"
     store.put(rows_file, to_parquet(winners))
     files = [file for table in TABLES for file in final_files(plan, table, evidence, winners)]
-    verdict = Verdict(rows_file, evidence.paths, files, writer_id())
+    verdict = Verdict(rows_file, evidence.paths, files, writer_id(), abandoned)
     store.create(layout.verdict_file(plan.corpus, plan.run), records.to_json(verdict))
     return load_verdict(store, plan)
 

@@ -13,6 +13,7 @@ CORPUS_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATA: Final = "data"
 RUNS: Final = "runs"
 STAGING: Final = "staging"
+TEMPORARY: Final = f"{STAGING}/tmp"
 
 
 def run_name(number: int) -> str:

@@ -15,6 +15,7 @@ PLAN: Final = pa.schema(
         pa.field("modified_ns", pa.int64()),
         pa.field("metadata", pa.map_(pa.string(), pa.string())),
         pa.field("stages", pa.list_(pa.string())),  # ids of the stages it still needs
+        pa.field("only", pa.list_(pa.string())),  # not null: just these, as <stage id>#<segment index>
     ]
 )
 """Planned recordings, sorted by recording_id; each row group is a unit of work."""
@@ -138,12 +139,16 @@ class FinalFile:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`verdict.json`: which receipt counts, and which files come of it. The only input of publishing."""
+    """`verdict.json`: which receipt counts, and which files come of it. The only input of publishing.
+
+    `abandoned` says that it was reached before every planned recording was covered; the others return to the next plan.
+    """
 
     rows_file: str
     receipts: list[str]
     files: list[FinalFile]
     writer: str
+    abandoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,7 @@ class PublishedFile:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """`seal.json`: the end of a run."""
+    """`seal.json`: the end of a run. `returned` planned recordings were given back to the next plan."""
 
     corpus: str
     run: str
@@ -175,6 +180,7 @@ class Seal:
     files: list[PublishedFile]
     stages: list[StageRecord]
     writer: str
+    returned: int = 0
 
 
 Record = Plan | Attempt | Receipt | Verdict | Seal

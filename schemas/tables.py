@@ -159,6 +159,12 @@ SORT_KEYS: Final[dict[str, tuple[str, ...]]] = {
 """Rows of a published file are sorted by these, so that a reader skips row groups."""
 
 
+def leading_key(table: str) -> str | None:
+    """Return the column that rows of `table` are sorted by before their ids (a kind or a model), if any."""
+    first = SORT_KEYS[table][0]
+    return None if first == "recording_id" else first
+
+
 def beyond_keys(table: str) -> list[pa.Field]:
     """Return the fields of `table` that a stage fills: all but the keys and `segment_id`."""
     keys = {field.name for field in KEYS} | {"segment_id"}

@@ -17,7 +17,7 @@ from schemas import wire
 from schemas.failures import TRANSIENT
 from workers.decode import AudioInfo, DecodeLimits, Ending
 from workers.decoder import Answer, Decoder, Failed, Request
-from workers.objects import Fetched, ObjectError, Source, fetch, local_path
+from workers.objects import Fetched, ObjectError, ReadingStopped, Source, fetch, local_path
 from workers.segments import Segment, Segmenter, SegmentSettings, segmenter
 from workers.vad import SpeechDetector
 
@@ -39,12 +39,19 @@ class IngestSettings:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One planned recording."""
+    """One planned recording: what to read, and the stages it needs, on `only` some segments where that is not None."""
 
     recording_id: str
     source: Source
     stages: list[str]
     metadata: list[tuple[str, str]]
+    only: list[str] | None = None
+
+    def stages_of(self, segment: int | None) -> list[str]:
+        """Return the stages that a segment needs, or the closing row (None)."""
+        if segment is None or self.only is None:
+            return self.stages
+        return [stage for stage in self.stages if f"{stage}#{segment}" in self.only]
 
 
 class Ingester:
@@ -165,6 +172,8 @@ def _load(recording: Recording, settings: IngestSettings) -> Fetched | ObjectErr
         return fetch(source, dict(settings.source_options))
     except ObjectError as error:
         return error
+    except ReadingStopped:  # it would meet all others too
+        raise
     except Exception as error:  # a uri that no store can even be asked for
         return ObjectError("fetch_failed", f"{source.uri} cannot be read: {type(error).__name__}: {error}")
 
@@ -237,17 +246,33 @@ class WireBlock:
         columns = [
             [recording.recording_id for recording, _, _ in rows],
             [recording.source.uri for recording, _, _ in rows],
-            [recording.stages for recording, _, _ in rows],
+            [recording.stages_of(segment.index if segment else None) for recording, segment, _ in rows],
             [segment and segment.index for segment in segments],
             [segment and segment.start / rate for segment in segments],
             [segment and segment.end / rate for segment in segments],
             [segment and segment.speech_ratio for segment in segments],
-            [segment and segment.pcm.tobytes() for segment in segments],
+            _pcm_column(segments),
             [closing for _, _, closing in rows],
         ]
         self._clear()
-        arrays = [pa.array(values, field.type) for values, field in zip(columns, wire.WIRE, strict=True)]
+        arrays = [
+            values if isinstance(values, pa.Array) else pa.array(values, field.type)
+            for values, field in zip(columns, wire.WIRE, strict=True)
+        ]
         return pa.Table.from_arrays(arrays, schema=wire.WIRE)
+
+
+def _pcm_column(segments: list[Segment | None]) -> pa.Array:
+    """Return the samples as binary values, copied once; null where there is no segment."""
+    lengths = [0 if segment is None else segment.pcm.nbytes for segment in segments]
+    offsets = np.cumsum([0, *lengths], dtype=np.int32)
+    pcm = [segment.pcm for segment in segments if segment is not None]
+    samples = np.concatenate(pcm) if pcm else np.zeros(0, np.int16)
+    valid = pa.array([segment is not None for segment in segments]).buffers()[1]
+    nulls = len(segments) - len(pcm)
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(segments), [valid, pa.py_buffer(offsets), pa.py_buffer(samples)], nulls
+    )
 
 
 def _source_columns(recording: Recording) -> dict[str, Any]:

@@ -5,6 +5,7 @@ credentials, endpoint and region come from where s3fs takes them. Local files ar
 goes through fsspec.
 """
 
+import errno
 import hashlib
 import os
 import random
@@ -26,6 +27,12 @@ TRIES: Final = 4
 FIRST_PAUSE_SECONDS: Final = 0.25
 CREDENTIAL_MINUTES: Final = 5
 
+CREDENTIAL_CODES: Final = (
+    *("ExpiredToken", "TokenRefreshRequired", "InvalidToken", "RequestExpired", "InvalidAccessKeyId"),
+    *("SignatureDoesNotMatch", "RequestTimeTooSkewed", "InvalidClientTokenId"),
+)
+"""What S3 calls credentials that no retry can mend; AccessDenied is not among them, for it may be one object's own."""
+
 Options = Mapping[str, Any]
 """A storage section of a recipe: endpoint_url, region, anon; never a key or a secret."""
 
@@ -39,6 +46,10 @@ class ObjectError(Exception):
     def __init__(self, code: str, message: str, attempts: int = 1) -> None:
         super().__init__(code, message, attempts)
         self.code, self.message, self.attempts = code, message, attempts
+
+
+class ReadingStopped(Exception):
+    """Nothing more can be read here, credentials refused or disk full: the attempt must stop, and can be resumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +89,7 @@ def fetch(source: Source, options: Options) -> Fetched:
     Raises:
         ObjectError: it is gone (source_missing), another version (source_changed), or did not come after TRIES
             tries with growing, jittered pauses (fetch_failed).
+        ReadingStopped: credentials that no store takes, or no space for a private copy.
     """
     path = local_path(source.uri)
     reader = _LocalReader(path, source) if path is not None else _remote_reader(source, options)
@@ -87,7 +99,7 @@ def fetch(source: Source, options: Options) -> Fetched:
     if path is not None:  # a long local file is decoded where it lies
         digest = _retried(source, lambda: _digest(_checked(reader.chunks(), source)))
         return Fetched(b"", path, source.size_bytes, digest)
-    spool = tempfile.NamedTemporaryFile(prefix="phonolake-")  # noqa: SIM115 - lives until release()
+    spool = _retried(source, lambda: tempfile.NamedTemporaryFile(prefix="phonolake-"))  # noqa: SIM115 - until release()
     try:
         digest = _retried(source, lambda: _spool(_checked(reader.chunks(), source), spool.name))
     except ObjectError:
@@ -147,11 +159,21 @@ def _retried(source: Source, read: Callable[[], _T]) -> _T:
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {reason}", attempt) from None
         except _Changed as error:
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {error}", attempt) from None
-        except Exception as error:  # each store has errors of its own; all of them are worth the next try
+        except Exception as error:  # each store has errors of its own; most of them are worth the next try
+            _raise_if_hopeless(error, uri)
             if attempt == TRIES:
                 raise ObjectError("fetch_failed", f"{uri} was not delivered: {_brief(error)}", attempt) from error
             time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
     raise AssertionError("unreachable")
+
+
+def _raise_if_hopeless(error: Exception, uri: str) -> None:
+    """Raise what would meet every other object too."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise ReadingStopped(f"{uri}: no space left for a private copy in {tempfile.gettempdir()}") from error
+    refused = next((code for code in CREDENTIAL_CODES if code in str(error)), None)
+    if refused:
+        raise ReadingStopped(f"{uri}: the store refuses the credentials ({refused}); renew them") from error
 
 
 def _brief(error: Exception) -> str:
@@ -168,7 +190,8 @@ class _LocalReader:
             modified_ns = os.fstat(file.fileno()).st_mtime_ns
             if self.source.modified_ns not in (None, modified_ns):
                 raise _Changed("its modification time is another now")
-            while chunk := file.read(CHUNK_BYTES):
+            step = min(CHUNK_BYTES, self.source.size_bytes + 1)  # as much memory as it takes, and one byte too many
+            while chunk := file.read(step):
                 yield chunk
 
 
@@ -228,7 +251,7 @@ def s3_store(bucket: str, options: tuple[tuple[str, Any], ...]) -> Any:
     """Return obstore's view of a bucket, with the credentials, endpoint and region that s3fs would use.
 
     Raises:
-        PermissionError: no credentials are found, and `anon` is not set.
+        ReadingStopped: no credentials are found, and `anon` is not set.
     """
     chosen = dict(options)
     endpoint, region = _endpoint_and_region(chosen)
@@ -269,7 +292,7 @@ def _botocore_credentials() -> Callable[[], dict[str, Any]]:
 
     credentials = botocore.session.get_session().get_credentials()
     if credentials is None:
-        raise PermissionError(
+        raise ReadingStopped(
             "no credentials for s3:// found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile; "
             "for a public bucket set storage.anon: true"
         )

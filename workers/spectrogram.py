@@ -40,8 +40,9 @@ class Spectrogrammer:
             raise ValueError(f"hop and window must be 1 and 2 samples or more, not {self._hop} and {length}")
         if self._preset == "whisper" and sample_rate != _WHISPER_RATE:
             raise ValueError(f"preset 'whisper' needs {_WHISPER_RATE} Hz, not {sample_rate}")
-        self._window = torch.hann_window(length)
         self._n_fft = length if self._preset else 1 << (length - 1).bit_length()
+        before = (self._n_fft - length) // 2  # a shorter window stands in the middle, as torch.stft has it
+        self._window = torch.nn.functional.pad(torch.hann_window(length), (before, self._n_fft - length - before))
         self.hop_seconds = self._hop / sample_rate
         self.n_bins = settings.n_bins or DEFAULT_BINS.get(settings.kind, self._n_fft // 2 + 1)
         if settings.kind == "log_mel":
@@ -68,10 +69,11 @@ class Spectrogrammer:
         if self._preset == "whisper":
             return self._whisper(waveform)
         half = self._n_fft // 2
-        power = self._power(_with_silence(waveform, half, half))
+        padded = _with_silence(waveform, half, half)
         if self._kind == "power":
-            return power
-        mel = power @ self._filters
+            squares = self._squares(padded)
+            return squares[:, 0::2] + squares[:, 1::2]
+        mel = self._mel(padded)
         if self._kind == "log_mel":
             return mel.clamp_(min=LOG_FLOOR).log_()
         decibels = F.amplitude_to_DB(mel, multiplier=10.0, amin=LOG_FLOOR, db_multiplier=0.0, top_db=MFCC_TOP_DB)
@@ -87,22 +89,20 @@ class Spectrogrammer:
         padded = _with_silence(waveform, half, self._n_fft)
         padded[:half] = waveform[half:0:-1]  # as Whisper does: mirrored at the left, silence at the right
         frames = -(-len(waveform) // self._hop)
-        log_mel = (self._power(padded)[:frames] @ self._filters).clamp_(min=LOG_FLOOR).log10_()
+        log_mel = self._mel(padded)[:frames].clamp_(min=LOG_FLOOR).log10_()
         return (log_mel.clamp_(min=float(log_mel.max()) - 8.0) + 4.0) / 4.0
 
-    def _power(self, padded: np.ndarray) -> torch.Tensor:
-        """(frames, n_fft // 2 + 1): the squared magnitude of the spectrum of the windows that fit in."""
-        spectrum = torch.stft(
-            torch.from_numpy(padded),
-            self._n_fft,
-            self._hop,
-            win_length=len(self._window),
-            window=self._window,
-            center=False,
-            return_complex=True,
-        )
-        squares = torch.view_as_real(spectrum.mT).square()
-        return squares[..., 0] + squares[..., 1]
+    def _mel(self, padded: np.ndarray) -> torch.Tensor:
+        """(frames, n_mels): the power spectrum in mel bands."""
+        return self._squares(padded) @ self._filters
+
+    def _squares(self, padded: np.ndarray) -> torch.Tensor:
+        """(frames, n_fft + 2): squared real and imaginary parts, in turn, of the spectrum of the windows that fit in.
+
+        They are added up by who uses them: in the product with the mel filters that costs nothing.
+        """
+        frames = torch.from_numpy(padded).unfold(0, self._n_fft, self._hop) * self._window
+        return torch.view_as_real(torch.fft.rfft(frames)).flatten(1).square_()
 
 
 def _with_silence(waveform: np.ndarray, before: int, after: int) -> np.ndarray:
@@ -113,7 +113,7 @@ def _with_silence(waveform: np.ndarray, before: int, after: int) -> np.ndarray:
 
 
 def _mel_filters(settings: SpectrogramSettings, sample_rate: int, n_fft: int, n_mels: int) -> torch.Tensor:
-    """(n_fft // 2 + 1, n_mels) triangles, each of which holds at least one FFT bin, or else ValueError."""
+    """(n_fft + 2, n_mels): triangles over the FFT bins, each bin twice; one that holds no bin is a ValueError."""
     f_max = sample_rate / 2 if settings.f_max is None else settings.f_max
     if not settings.f_min < f_max <= sample_rate / 2:
         raise ValueError(f"mel bands from {settings.f_min} to {f_max} Hz do not fit in 0 to {sample_rate / 2} Hz")
@@ -130,7 +130,7 @@ def _mel_filters(settings: SpectrogramSettings, sample_rate: int, n_fft: int, n_
             f"{empty} of {n_mels} mel bands from {settings.f_min} to {f_max} Hz are narrower than the FFT's bins "
             f"({sample_rate / n_fft:.1f} Hz): take fewer bands, a wider range or a longer window"
         )
-    return filters
+    return filters.repeat_interleave(2, dim=0)
 
 
 @contextmanager

@@ -47,7 +47,8 @@ class MemoryWatch:
     """Samples the resident memory of this process's descendants."""
 
     def __init__(self) -> None:
-        self.worker_peak = self.private_peak = self.child_peak = self.total_peak = 0
+        self.child_peak = self.total_peak = 0
+        self.workers: dict[str, tuple[int, int]] = {}  # by what Ray calls the task or actor: resident, own
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -72,9 +73,17 @@ class MemoryWatch:
                 if "decoder_child" in name:
                     self.child_peak = max(self.child_peak, size)
                 elif name.startswith("ray::"):
-                    self.worker_peak = max(self.worker_peak, size)
-                    self.private_peak = max(self.private_peak, size - memory.shared)
+                    self._saw_worker(name.split("(")[0], size, size - memory.shared)
             self.total_peak = max(self.total_peak, total)
+
+    def _saw_worker(self, name: str, resident: int, own: int) -> None:
+        most, most_own = self.workers.get(name, (0, 0))
+        self.workers[name] = max(most, resident), max(most_own, own)
+
+    def largest(self) -> str:
+        """Return the three largest workers as text."""
+        ranked = sorted(self.workers.items(), key=lambda item: -item[1][0])[:3]
+        return ", ".join(f"{name} {size / 1e6:.0f} MB ({own / 1e6:.0f} its own)" for name, (size, own) in ranked)
 
 
 def main() -> None:
@@ -106,8 +115,8 @@ def main() -> None:
             assert abs(seal.audio_seconds - options.hours * 3600) < 1
             print(
                 f"bench long recording, {options.hours:g} h of {name}: {time.perf_counter() - started:.0f} s; largest "
-                f"worker {memory.worker_peak / 1e6:.0f} MB resident, {memory.private_peak / 1e6:.0f} MB its own; "
-                f"decoder child {memory.child_peak / 1e6:.0f} MB; all processes' own {memory.total_peak / 1e6:.0f} MB",
+                f"workers, resident: {memory.largest()}; decoder child {memory.child_peak / 1e6:.0f} MB; all "
+                f"processes' own {memory.total_peak / 1e6:.0f} MB",
                 flush=True,
             )
 

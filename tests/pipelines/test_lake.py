@@ -1,9 +1,11 @@
-"""A lake in SQL: one view a table, with the declared columns whether there are files or not."""
+"""A lake in SQL: two views a table, with the declared columns whether there are files or not."""
 
 import datetime
+from collections import Counter
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipelines.lake import open_lake
 from pipelines.parquet import to_parquet
@@ -38,8 +40,10 @@ def one_row(table: str, **values) -> pa.Table:
     return pa.Table.from_pylist([{**row, **values}], TABLES[table])
 
 
-def fill(store: Store, table: str, corpus: str = "prompts", day: str = "2024-05-01", **values) -> None:
-    store.put(layout.data_file(table, corpus, day, "00001", 0), to_parquet(one_row(table, **values)))
+def fill(
+    store: Store, table: str, corpus: str = "prompts", day: str = "2024-05-01", run: str = "00001", **values
+) -> None:
+    store.put(layout.data_file(table, corpus, day, run, 0), to_parquet(one_row(table, **values)))
 
 
 def view(store: Store, table: str) -> list[tuple[str, str]]:
@@ -48,8 +52,9 @@ def view(store: Store, table: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_on_an_empty_lake_a_view_is_empty_with_the_declared_columns(store, table):
-    found = open_lake(store).sql(f"SELECT * FROM {table}").to_arrow_table()
+@pytest.mark.parametrize("which", ["", "current_"])
+def test_on_an_empty_lake_a_view_is_empty_with_the_declared_columns(store, table, which):
+    found = open_lake(store).sql(f"SELECT * FROM {which}{table}").to_arrow_table()
     assert found.num_rows == 0
     assert found.column_names == [*TABLES[table].names, "corpus", "dt"]
 
@@ -57,8 +62,9 @@ def test_on_an_empty_lake_a_view_is_empty_with_the_declared_columns(store, table
 @pytest.mark.parametrize("table", TABLES)
 def test_a_view_has_the_same_columns_and_types_before_and_after_the_first_file(store, table):
     before = view(store, table)
+    assert view(store, f"current_{table}") == before
     fill(store, table)
-    assert view(store, table) == before
+    assert view(store, table) == view(store, f"current_{table}") == before
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -105,3 +111,62 @@ def test_columns_of_a_later_release_are_null_in_older_files(store):
 def test_staged_files_are_never_seen(store):
     store.put(layout.fragment_file("prompts", "00001", 1, "segments", "x"), to_parquet(one_row("segments")))
     assert open_lake(store).sql("SELECT count(*) FROM segments").fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_view_of_current_rows_holds_the_newest_version_only(store, table):
+    for run, recording in [("00001", "old"), ("00002", "new")]:
+        keys = {"run": run, "run_id": run, "recording_id": recording, "uri": "s3://clips/a.wav"}
+        if table != "failures":
+            fill(store, "recordings", **keys)
+        fill(store, table, **keys, **({"segment_id": None} if table == "failures" else {}))
+    connection = open_lake(store)
+    assert connection.sql(f"SELECT recording_id FROM {table}").fetchall() == [("old",), ("new",)]
+    assert connection.sql(f"SELECT recording_id, corpus FROM current_{table}").fetchall() == [("new", "prompts")]
+
+
+def test_columns_of_a_later_release_are_in_the_view_of_current_rows_too(store):
+    fill(store, "recordings", run_id="00001")
+    later = one_row("tags", run_id="00001").append_column("rank", pa.array([1], pa.int32()))
+    store.put(layout.data_file("tags", "prompts", "2024-05-01", "00001", 0), to_parquet(later))
+    assert open_lake(store).sql("SELECT rank FROM current_tags").fetchall() == [(1,)]
+
+
+class CountedFiles(LocalFileSystem):
+    """A local disk under another name, which counts how often each file is opened."""
+
+    protocol = "far"
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = Counter()
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.removeprefix("far://"))
+
+    def open(self, path: str, mode: str = "rb", **options):
+        self.opened[path] += 1
+        return super().open(path, mode, **options)
+
+
+class FarStore:
+    """What `open_lake` asks of a store that is not local, answered from a local one."""
+
+    is_local = False
+
+    def __init__(self, near: Store) -> None:
+        self.filesystem = CountedFiles()
+        self.list = near.list
+        self.url = lambda path: f"far://{near.full(path)}"
+
+
+def test_opening_a_lake_opens_every_file_once(store):
+    for table in TABLES:
+        fill(store, table)
+    far = FarStore(store)
+    connection = open_lake(far)
+    assert len(far.filesystem.opened) == len(TABLES)
+    assert set(far.filesystem.opened.values()) == {1}
+    assert connection.sql("SELECT count(*) FROM current_tags").fetchall() == [(1,)]

@@ -7,9 +7,9 @@ from threading import Barrier
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hand_made import CORPUS, RECIPE, STAGES, listing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_receipts import CORPUS, RECIPE, STAGES, listing
 
 import pipelines.plan
 from pipelines.parquet import to_parquet
@@ -22,11 +22,6 @@ from schemas.ids import recording_id
 
 NO_RUNS = Runs(CORPUS, [], frozenset())
 KEYS = [stage.key for stage in STAGES]
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(str(tmp_path))
 
 
 def id_of(uri: str) -> str:

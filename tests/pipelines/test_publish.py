@@ -8,10 +8,12 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hand_made import closing, decided, planned, segment, whole, write_receipt
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_receipts import closing, planned, segment, whole, write_receipt
 
+import pipelines.merge
+import pipelines.parquet
 import pipelines.verdict
 from pipelines.publish import copied, rewritten
 from pipelines.receipts import collect
@@ -21,16 +23,6 @@ from pipelines.verdict import decide
 from schemas.records import Plan, PublishedFile, Verdict
 from schemas.tables import SORT_KEYS, TABLES
 from workers.tabulate import in_order
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(str(tmp_path))
-
-
-def decided(store: Store, plan: Plan) -> Verdict:
-    evidence = collect(store, plan)
-    return decide(store, plan, evidence, evidence.winners())
 
 
 def publish_here(store: Store, plan: Plan, verdict: Verdict) -> list[PublishedFile]:
@@ -225,24 +217,26 @@ def histories(draw) -> tuple[int, list[tuple[int, list[tuple]]]]:
 
 
 @settings(max_examples=12, deadline=None)
-@given(histories(), st.sampled_from([1, 3_000, 1 << 28]), st.sampled_from([1, 1 << 28]))
-def test_whatever_happened_files_are_disjoint_complete_and_sorted(tmp_path_factory, history, target, good):
+@given(histories(), st.sampled_from([1, 3_000, 1 << 28]), st.sampled_from([1, 1 << 28]), st.sampled_from([1, 1 << 28]))
+def test_whatever_happened_files_are_disjoint_complete_and_sorted(tmp_path_factory, history, target, good, piece):
     recordings, receipts = history
     store = Store(str(tmp_path_factory.mktemp("lake")))
     plan, ids = planned(store, recordings)
-    for attempt, rows in receipts:
-        block = [
-            closing(ids[one], n, outcome, mark=attempt) if index is None else segment(ids[one], index, float(attempt))
-            for one, index, n, outcome in rows
-        ]
-        write_receipt(store, plan, attempt, block)
     with pytest.MonkeyPatch.context() as sizes:
+        sizes.setattr(pipelines.parquet, "ROW_GROUP_BYTES", piece)
+        sizes.setattr(pipelines.merge, "SLICE_BYTES", piece)
         sizes.setattr(pipelines.verdict, "TARGET_BYTES", target)
         sizes.setattr(pipelines.verdict, "GOOD_BYTES", good)
+        for attempt, rows in receipts:
+            block = [
+                closing(ids[one], n, outcome, attempt) if index is None else segment(ids[one], index, float(attempt))
+                for one, index, n, outcome in rows
+            ]
+            write_receipt(store, plan, attempt, block)
         evidence = collect(store, plan)
         won = evidence.winners().to_pylist()
         verdict = decide(store, plan, evidence, evidence.winners())
-    facts = publish_here(store, plan, verdict)
+        facts = publish_here(store, plan, verdict)
 
     attempts = [header.attempt for header in evidence.headers]
     segments = {

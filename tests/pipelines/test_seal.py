@@ -3,9 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
-import pytest
+from hand_made import CORPUS, RECIPE, STAGES, closing, listing, planned, segment, whole, write_receipt
 from test_publish import decided, publish_here
-from test_receipts import CORPUS, RECIPE, STAGES, closing, listing, planned, segment, whole, write_receipt
 
 from pipelines.plan import find_delta, write_plan
 from pipelines.runs import Runs, find_runs, load_ledger, load_seal, read_table
@@ -14,11 +13,6 @@ from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout, records
 from schemas.records import Plan, Seal
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(str(tmp_path))
 
 
 def carried_out(store: Store) -> tuple[Plan, list[str], Seal]:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import pipelines.backends
 import pipelines.store
+from pipelines.backends import Disk
 from pipelines.errors import RecipeError, StoreError
 from pipelines.store import Store
 
@@ -24,22 +26,28 @@ def store(tmp_path, monkeypatch) -> Store:
     return Store(str(tmp_path / "lake"))
 
 
-class Faulty(Store):
-    """A store whose first writes go wrong, before or after their effect."""
+class FaultyDisk(Disk):
+    """A disk whose first writes go wrong, before or after their effect."""
 
-    def failing(self, error: Exception, *, after_effect: bool, times: int = 1) -> "Faulty":
-        object.__setattr__(self, "fault", [error, after_effect, times])
-        return self
+    def __init__(self, root: str, error: Exception, after_effect: bool, times: int) -> None:
+        super().__init__(root)
+        self.error, self.after_effect, self.times = error, after_effect, times
 
-    def _put(self, path: str, data: bytes, *, create: bool = False) -> None:
-        error, after_effect, times = self.fault
-        self.fault[2] -= 1
-        if times <= 0:
-            super()._put(path, data, create=create)
+    def write(self, path: str, data: bytes, *, create: bool) -> None:
+        self.times -= 1
+        if self.times < 0:
+            super().write(path, data, create=create)
             return
-        if after_effect:
-            super()._put(path, data, create=create)
-        raise error
+        if self.after_effect:
+            super().write(path, data, create=create)
+        raise self.error
+
+
+def failing(store: Store, error: Exception, *, after_effect: bool, times: int = 1) -> tuple[Store, FaultyDisk]:
+    disk = FaultyDisk(store.full("").rstrip("/"), error, after_effect, times)
+    faulty = Store(store.uri)
+    faulty.__dict__["backend"] = disk
+    return faulty, disk
 
 
 def files(store: Store) -> list[str]:
@@ -126,7 +134,7 @@ def test_sixteen_processes_create_and_exactly_one_wins_ten_times(store):
 
 @pytest.mark.parametrize("error", [OSError("connection reset"), TimeoutError(), FileExistsError("412")])
 def test_a_lost_response_to_our_own_create_is_recognised_as_ours(store, error):
-    faulty = Faulty(store.uri).failing(error, after_effect=True)
+    faulty, _ = failing(store, error, after_effect=True)
     assert faulty.create("plan.json", b"mine") is True
     assert faulty.read("plan.json") == b"mine"
 
@@ -134,36 +142,36 @@ def test_a_lost_response_to_our_own_create_is_recognised_as_ours(store, error):
 @pytest.mark.parametrize("error", [OSError("connection reset"), TimeoutError()])
 def test_after_an_error_another_writers_object_is_recognised_as_not_ours(store, error):
     store.put("plan.json", b"theirs")
-    faulty = Faulty(store.uri).failing(error, after_effect=False)
+    faulty, _ = failing(store, error, after_effect=False)
     assert faulty.create("plan.json", b"mine") is False
     assert faulty.read("plan.json") == b"theirs"
 
 
 @pytest.mark.parametrize("method", ["put", "create"])
 def test_an_error_that_passes_is_tried_again(store, method):
-    faulty = Faulty(store.uri).failing(OSError("busy"), after_effect=False, times=pipelines.store.TRIES - 1)
+    faulty, _ = failing(store, OSError("busy"), after_effect=False, times=pipelines.store.TRIES - 1)
     getattr(faulty, method)("a.bin", b"1")
     assert faulty.read("a.bin") == b"1"
 
 
 @pytest.mark.parametrize("method", ["put", "create"])
 def test_an_error_that_stays_names_what_was_done_and_where(store, method):
-    faulty = Faulty(store.uri).failing(OSError("busy"), after_effect=False, times=100)
+    faulty, disk = failing(store, OSError("busy"), after_effect=False, times=100)
     with pytest.raises(StoreError) as caught:
         getattr(faulty, method)("runs/a.bin", b"1")
     assert f"{store.full('runs/a.bin')}" in str(caught.value)
     assert "OSError: busy" in str(caught.value)
-    assert faulty.fault[2] == 100 - pipelines.store.TRIES
+    assert disk.times == 100 - pipelines.store.TRIES
 
 
 @pytest.mark.parametrize(
     "error", [PermissionError("no"), OSError(errno.ENOSPC, "No space left on device")], ids=["refused", "full"]
 )
 def test_what_trying_again_cannot_mend_is_not_tried_again(store, error):
-    faulty = Faulty(store.uri).failing(error, after_effect=False, times=100)
+    faulty, disk = failing(store, error, after_effect=False, times=100)
     with pytest.raises(StoreError, match=r"a\.bin"):
         faulty.put("a.bin", b"1")
-    assert faulty.fault[2] == 99
+    assert disk.times == 99
 
 
 @pytest.mark.parametrize("method", ["put", "create"])
@@ -193,7 +201,7 @@ def test_a_write_that_raises_leaves_no_half_object_and_nothing_temporary(store, 
 
     with monkeypatch.context() as broken:
         if step == "write":
-            broken.setattr(pipelines.store, "open", Torn, raising=False)
+            broken.setattr(pipelines.backends, "open", Torn, raising=False)
         else:
             broken.setattr(os, "link", refuse)
             broken.setattr(os, "replace", refuse)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from threading import Barrier
 
 import pytest
-from test_receipts import closing, planned, segment, whole, write_receipt
+from hand_made import closing, decided, planned, segment, whole, write_receipt
 
 import pipelines.verdict
 from pipelines.receipts import collect
@@ -13,17 +13,7 @@ from pipelines.runs import read_table
 from pipelines.store import Store
 from pipelines.verdict import decide, load_verdict
 from schemas import layout, records
-from schemas.records import FinalFile, Plan, Verdict
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(str(tmp_path))
-
-
-def decided(store: Store, plan: Plan) -> Verdict:
-    evidence = collect(store, plan)
-    return decide(store, plan, evidence, evidence.winners())
+from schemas.records import FinalFile, Verdict
 
 
 def files_of(verdict: Verdict, table: str) -> list[FinalFile]:

@@ -104,6 +104,15 @@ def test_a_stage_is_booked_with_its_fingerprint():
 
 
 def test_the_parquet_files_beside_the_records_keep_their_columns():
-    assert records.PLAN.names == ["recording_id", "uri", "etag", "size_bytes", "modified_ns", "metadata", "stages"]
+    assert records.PLAN.names == [
+        "recording_id",
+        "uri",
+        "etag",
+        "size_bytes",
+        "modified_ns",
+        "metadata",
+        "stages",
+        "only",
+    ]
     assert records.VERDICT.names == ["recording_id", "segment_index", "receipt", "outcome", "seconds"]
     assert records.LEDGER.names == ["recording_id", "uri", "size_bytes", "outcome", "stages"]

@@ -1,0 +1,117 @@
+"""An attempt: one Ray Data execution on behalf of a run, and how far the run is before and after it."""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from pipelines.errors import BudgetExceeded, PhonolakeError
+from pipelines.graph import Task, pack_tasks, run_graph
+from pipelines.progress import ProgressDisplay, Tally
+from pipelines.receipts import Evidence, collect, covered, worth_another_try
+from pipelines.recipe import Recipe
+from pipelines.runs import read_table, writer_id
+from pipelines.shares import Shares, measure_cluster
+from pipelines.sink import LakeSink
+from pipelines.stages import Stage
+from pipelines.store import Store
+from schemas import layout, records
+from schemas.records import Attempt, Plan
+from workers.objects import ReadingStopped
+
+TALLY_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How far a run is.
+
+    Attributes:
+        evidence: its receipts.
+        winners: which of them win, schema records.VERDICT.
+        done: which rows of each unit of the plan are done.
+        missing: how many recordings are not.
+        failed: how many of those that are done failed as a whole.
+    """
+
+    evidence: Evidence
+    winners: pa.Table
+    done: dict[int, Collection[int]]
+    missing: int
+    failed: int
+
+
+def survey(store: Store, plan: Plan, *, try_again: bool) -> State:
+    """Compare the plan with the receipts; to `try_again`, count what failed for a passing reason as missing."""
+    evidence = collect(store, plan)
+    winners = evidence.winners()
+    complete = covered(winners)
+    failed = winners.filter(pc.equal(winners["outcome"], "failed"))["recording_id"]
+    if try_again:
+        again = worth_another_try(evidence, winners)
+        complete, failed = (ids.filter(pc.invert(pc.is_in(ids, value_set=again))) for ids in (complete, failed))
+    done: dict[int, Collection[int]] = {}
+    if len(complete):
+        ids = read_table(store, plan.recordings_file, ["recording_id"])["recording_id"]
+        mask, start = pc.is_in(ids, value_set=complete).to_numpy(), 0
+        for unit, rows in enumerate(plan.unit_rows):
+            finished = mask[start : start + rows].nonzero()[0]
+            done[unit] = range(rows) if len(finished) == rows else frozenset(finished.tolist())
+            start += rows
+    missing = plan.recordings - sum(len(rows) for rows in done.values())
+    return State(evidence, winners, done, missing, len(failed))
+
+
+def attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares, state: State) -> None:
+    """Execute what is missing once.
+
+    Raises:
+        BudgetExceeded: by the tally, which may count twice what was done twice; the receipts know.
+        PhonolakeError: anything else stopped it; what has receipts stays.
+    """
+    tasks: list[Task] = pack_tasks(plan, state.done, measure_cluster().cpus)
+    tally = Tally.remote(allowed_failures(recipe, plan) - state.failed)  # type: ignore[attr-defined]
+    sink = LakeSink(store, plan, _claim(store, plan), tally)
+    read = lambda: ray.get(tally.totals.remote(), timeout=TALLY_SECONDS)  # noqa: E731 - a display's view of the actor
+    with ProgressDisplay(plan.recordings, plan.recordings - state.missing, read):
+        try:
+            run_graph(store, plan, recipe, stages, shares, tasks, sink)
+        except Exception as error:  # Ray wraps what a worker raised in several ways
+            raise stopped(plan, error) from error
+
+
+def allowed_failures(recipe: Recipe, plan: Plan) -> int:
+    """Return how many recordings may fail before the run is stopped."""
+    return int(recipe.limits.max_failed_fraction * plan.recordings)
+
+
+def stopped(plan: Plan, error: Exception) -> PhonolakeError:
+    """Return an error of Ray as one of ours: with what it began with, and what to do."""
+    chain = list(_chain(error))
+    ours = next((one for one in chain if isinstance(one, PhonolakeError | ReadingStopped)), None)
+    if isinstance(ours, BudgetExceeded):
+        return ours
+    said = str(ours) if ours else f"{type(chain[-1]).__name__}: {chain[-1]}"
+    return PhonolakeError(f"run {plan.run} stopped: {said}; run the same command to resume")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what caused it, back to the first."""
+    yield error
+    cause = getattr(error, "cause", None) or error.__cause__
+    if cause is not None and cause is not error:
+        yield from _chain(cause)
+
+
+def _claim(store: Store, plan: Plan) -> int:
+    """Take the next free attempt number, create-once."""
+    number = 1
+    while True:
+        record = Attempt(number, datetime.now(UTC).isoformat(timespec="seconds"), writer_id())
+        if store.create(layout.attempt_file(plan.corpus, plan.run, number), records.to_json(record)):
+            return number
+        number += 1
