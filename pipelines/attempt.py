@@ -85,8 +85,15 @@ def attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], share
 
 
 def allowed_failures(recipe: Recipe, plan: Plan) -> int:
-    """Return how many recordings may fail before the run is stopped."""
-    return int(recipe.limits.max_failed_fraction * plan.recordings)
+    """Return how many recordings may fail before the run is stopped.
+
+    A few never stop one, so that a small night is not held up by one bad file; and a retry is of what failed anyway.
+    """
+    limits = recipe.limits
+    if plan.retry:
+        return plan.recordings
+    few = limits.tolerated_failures if limits.max_failed_fraction else 0
+    return max(few, int(limits.max_failed_fraction * plan.recordings))
 
 
 def stopped(plan: Plan, error: Exception) -> PhonolakeError:

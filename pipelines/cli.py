@@ -127,7 +127,7 @@ def gc(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> No
     found = collect_garbage(_store(lake, endpoint_url))
     text = (
         f"deleted {found.objects:,} objects ({megabytes(found.size_bytes)}) of {len(found.folders)} sealed runs, and "
-        f"{found.temporary} temporary files that died writers left"
+        f"{found.orphans + found.temporary} files that losing and dying writers left"
     )
     _say(asdict(found), text, as_json)
 
@@ -203,6 +203,9 @@ def main() -> None:
     except PhonolakeError as error:
         print(f"phonolake: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except duckdb.Error as error:  # of a lake's own files, or of the store below them; a user's SQL was caught before
+        print(f"phonolake: the lake could not be read: {error}; phonolake verify says what is wrong", file=sys.stderr)
+        sys.exit(PhonolakeError.exit_code)
 
 
 def _carry(recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str, as_json: bool) -> None:

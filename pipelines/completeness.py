@@ -83,12 +83,22 @@ FROM booked b JOIN planned p USING (recording_id)
 WHERE list_sort(b.stages) IS DISTINCT FROM list_sort([s.key FOR s IN $stages IF list_contains(p.stages, s.id)])
 """
 _BOOK: Final = """
-INSERT INTO done SELECT $ledger, b.recording_id, unnest(b.stages), p."only" IS NOT NULL
-FROM booked b LEFT JOIN planned p USING (recording_id) WHERE b.outcome <> 'failed'
+INSERT INTO done SELECT $ledger, b.uri, b.recording_id, unnest(b.stages), p."only" IS NOT NULL, b.outcome = 'failed'
+FROM booked b LEFT JOIN planned p USING (recording_id)
 """
 _BOOKED_TWICE: Final = """
+WITH cuts AS (  -- each time that another version of a uri was met, or it was cut otherwise: all starts anew
+    SELECT uri, ledger FROM (
+        SELECT uri, ledger, recording_id || key AS cut, lag(cut) OVER (PARTITION BY uri ORDER BY ledger) AS before
+        FROM done WHERE starts_with(key, 'segments/')
+    ) WHERE cut IS DISTINCT FROM before
+),
+since AS (
+    SELECT d.ledger, d.recording_id, d.key, d.again, c.ledger AS cut FROM done d
+    ASOF LEFT JOIN cuts c ON d.uri = c.uri AND d.ledger >= c.ledger WHERE NOT d.failed
+)
 SELECT ledger, 'recordings were done before: ' || key, recording_id FROM (
-    SELECT *, row_number() OVER (PARTITION BY recording_id, key ORDER BY ledger) AS nth FROM done
+    SELECT *, row_number() OVER (PARTITION BY recording_id, key, cut ORDER BY ledger) AS nth FROM since
 ) WHERE nth > 1 AND NOT again
 """
 

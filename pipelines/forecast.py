@@ -4,15 +4,20 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from pipelines.errors import StoreError
+from pipelines.graph import decode_settings, recording_of, source_settings
 from pipelines.plan import Delta
 from pipelines.recipe import Recipe
 from pipelines.report import megabytes
 from pipelines.run import open_lake, plan_delta
 from pipelines.runs import find_runs, load_plan
 from pipelines.stages import stages_of
-from workers.decode import DecodeLimits, Ending
+from workers.decoded import Ending
 from workers.decoder import Decoder, Failed, Request
-from workers.objects import Fetched, ObjectError, Options, Source, fetch
+from workers.headerless import RawAudio
+from workers.loading import SourceSettings, load_ahead
+from workers.objects import Fetched, ReadingStopped
+from workers.recording import raw_audio_of
 
 SAMPLE: Final = 48  # objects at most that are decoded to estimate the hours
 SAMPLE_BYTES: Final = 128 << 20  # of objects in the sample, the first one apart
@@ -47,30 +52,33 @@ def _estimate_hours(recipe: Recipe, delta: Delta) -> float | None:
     """Return hours, from decoding evenly spaced objects; None where none of them decodes."""
     step = max(1, delta.recordings.num_rows // SAMPLE)
     sample = delta.recordings.take(list(range(0, delta.recordings.num_rows, step))).to_pylist()
-    fetched = list(_fetched(sample, recipe.source.storage.options()))
-    decoder = Decoder(recipe.audio.sample_rate, DecodeLimits(recipe.limits.max_seconds, recipe.limits.max_channels))
-    answers = decoder.stream(Request(one.content, one.path, one.size_bytes) for one in fetched)
+    fetched = list(_fetched(sample, source_settings(recipe)))
+    decoder = Decoder(decode_settings(recipe))
+    answers = decoder.stream(Request(one.content, one.path, one.size_bytes, raw) for one, raw in fetched)
     endings = [answer for answer in answers if isinstance(answer, Ending | Failed)]
     decoder.close()
     decoded = [
         (ending.decoded_seconds, one.size_bytes)
-        for ending, one in zip(endings, fetched, strict=True)
+        for ending, (one, _) in zip(endings, fetched, strict=True)
         if isinstance(ending, Ending)
     ]
     sampled = sum(size for _, size in decoded)
     return sum(seconds for seconds, _ in decoded) / sampled * delta.size_bytes / 3600 if sampled else None
 
 
-def _fetched(rows: list[dict[str, Any]], options: Options) -> Iterator[Fetched]:
+def _fetched(rows: list[dict[str, Any]], settings: SourceSettings) -> Iterator[tuple[Fetched, RawAudio | None]]:
     held = 0
     for row in rows:
         held += row["size_bytes"]
         if row is not rows[0] and held > SAMPLE_BYTES:
             return
+        recording = recording_of(row)
         try:
-            yield fetch(Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"]), options)
-        except ObjectError:  # a forecast leaves failures to the run
-            continue
+            [(_, outcome)] = load_ahead([recording], settings)
+        except ReadingStopped as error:
+            raise StoreError(str(error)) from error
+        if isinstance(outcome, Fetched):  # a forecast leaves failures to the run
+            yield outcome, raw_audio_of(recording)
 
 
 def forecast_text(facts: dict[str, Any], recipe: Recipe) -> str:

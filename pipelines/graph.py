@@ -4,6 +4,7 @@ Ray Data fuses the CPU steps that stand next to each other, so an ingest without
 Parquet. Spectrograms come after the pools: they are wanted by nobody but the sink, and would double what travels.
 """
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -23,10 +24,12 @@ from pipelines.store import Store
 from schemas.records import Plan
 from schemas.wire import WIRE
 from workers.actors import ModelStage, PoolMember, PoolSpec
-from workers.decode import DecodeLimits
+from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.features import SpectrogramStage, add_spectrograms
-from workers.ingest import Ingester, IngestSettings, Recording
-from workers.objects import Source
+from workers.ingest import Ingester, IngestSettings
+from workers.loading import SourceSettings
+from workers.objects import Place, Source
+from workers.recording import Recording
 from workers.spectrogram_settings import SpectrogramSettings
 
 TASK_BYTES: Final = 112 << 20  # of source objects: an hour at 16 kHz and 16 bits; 3 s of work and more anyway
@@ -41,9 +44,16 @@ NO_PROGRESS_SECONDS: Final = 3 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What one read task does: units of the plan, and the positions in each that are done already."""
+    """What one read task does: consecutive rows of the plan, from `first`, but for those that are done already.
 
-    units: tuple[int, ...]
+    Attributes:
+        first: the first row.
+        rows: how many rows each of its units has.
+        done: the positions in each unit that are done.
+    """
+
+    first: int
+    rows: tuple[int, ...]
     done: tuple[Collection[int], ...]
 
 
@@ -121,13 +131,38 @@ def _ingester(settings: IngestSettings) -> Ingester:
 
 def planned_recordings(store: Store, recordings_file: str, task: Task) -> Iterator[Recording]:
     """Yield the recordings of a task that are not done yet."""
-    read = lambda file: [pq.ParquetFile(file).read_row_group(unit).to_pylist() for unit in task.units]  # noqa: E731
-    for rows, done in zip(store.read_parts(recordings_file, read), task.done, strict=True):
-        for position, row in enumerate(rows):
+    rows = store.read_parts(recordings_file, lambda file: _rows(file, task.first, sum(task.rows)))
+    start = 0
+    for count, done in zip(task.rows, task.done, strict=True):
+        for position, row in enumerate(rows[start : start + count]):
             if position not in done:
-                source = Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"])
-                only = row.get("only")  # plans of the first release have no such column
-                yield Recording(row["recording_id"], source, row["stages"], row["metadata"] or [], only)
+                yield recording_of(row)
+        start += count
+
+
+def _rows(file: Any, first: int, count: int) -> list[dict[str, Any]]:
+    """Return `count` consecutive rows of a Parquet file, reading only the row groups that hold any."""
+    opened = pq.ParquetFile(file)
+    sizes = [opened.metadata.row_group(number).num_rows for number in range(opened.metadata.num_row_groups)]
+    starts = list(itertools.accumulate(sizes, initial=0))
+    groups = [number for number, size in enumerate(sizes) if starts[number] + size > first]
+    groups = [number for number in groups if starts[number] < first + count]
+    rows: list[dict[str, Any]] = opened.read_row_groups(groups).slice(first - starts[groups[0]], count).to_pylist()
+    return rows
+
+
+def recording_of(row: dict[str, Any]) -> Recording:
+    """Return a row of a plan as a recording."""
+    place, problem = row.get("place"), row.get("problem")  # plans of the first release have neither, nor `only`
+    source = Source(
+        row["uri"],
+        row["etag"],
+        row["size_bytes"],
+        row["modified_ns"],
+        Place(**place) if place and place["shard"] else None,
+    )
+    told = (problem["code"], problem["message"]) if problem and problem["code"] else None
+    return Recording(row["recording_id"], source, row["stages"], row["metadata"] or [], row.get("only"), told)
 
 
 def compute_and_stage(
@@ -139,36 +174,53 @@ def compute_and_stage(
 
 def pack_tasks(plan: Plan, done: dict[int, Collection[int]], cores: float) -> list[Task]:
     """Gather consecutive units into tasks of a few seconds of work each; `done` has the finished rows of each unit."""
-    left = [unit for unit in range(len(plan.unit_rows)) if len(done.get(unit, ())) < plan.unit_rows[unit]]
+    starts = list(itertools.accumulate(plan.unit_rows, initial=0))
+    left = [unit for unit, rows in enumerate(plan.unit_rows) if len(done.get(unit, ())) < rows]
     spread = max(1.0, cores * TASKS_PER_CORE)
     most_bytes = min(TASK_BYTES, sum(plan.unit_bytes[unit] for unit in left) / spread)
     most_rows = min(TASK_ROWS, sum(plan.unit_rows[unit] for unit in left) / spread)
-    tasks: list[Task] = []
-    units: list[int] = []
+    groups: list[list[int]] = []
+    held_bytes = held_rows = 0
     for unit in left:
-        held_bytes = sum(plan.unit_bytes[one] for one in units)
-        held_rows = sum(plan.unit_rows[one] for one in units)
-        if units and (held_bytes + plan.unit_bytes[unit] > most_bytes or held_rows + plan.unit_rows[unit] > most_rows):
-            tasks.append(_task(units, done))
-            units = []
-        units.append(unit)
-    return [*tasks, _task(units, done)] if units else tasks
-
-
-def _task(units: list[int], done: dict[int, Collection[int]]) -> Task:
-    return Task(tuple(units), tuple(done.get(unit, frozenset()) for unit in units))
+        size, rows = plan.unit_bytes[unit], plan.unit_rows[unit]
+        follows = bool(groups) and groups[-1][-1] == unit - 1
+        if not follows or held_bytes + size > most_bytes or held_rows + rows > most_rows:
+            groups.append([])
+            held_bytes = held_rows = 0
+        groups[-1].append(unit)
+        held_bytes, held_rows = held_bytes + size, held_rows + rows
+    return [
+        Task(
+            starts[group[0]],
+            tuple(plan.unit_rows[unit] for unit in group),
+            tuple(done.get(unit, frozenset()) for unit in group),
+        )
+        for group in groups
+    ]
 
 
 def ingest_settings(recipe: Recipe, *, with_pools: bool) -> IngestSettings:
     """Return what ingesting needs of a recipe."""
     return IngestSettings(
-        sample_rate=recipe.audio.sample_rate,
+        decode=decode_settings(recipe),
         segments=segment_settings(recipe.segments),
-        limits=DecodeLimits(recipe.limits.max_seconds, recipe.limits.max_channels),
-        max_bytes=recipe.limits.max_bytes,
-        source_options=tuple(sorted(recipe.source.storage.options().items())),
+        source=source_settings(recipe),
         block_seconds=MODEL_BLOCK_SECONDS if with_pools else INGEST_BLOCK_SECONDS,
+        on_partial=recipe.audio.on_partial,
     )
+
+
+def decode_settings(recipe: Recipe) -> DecodeSettings:
+    """Return how a recipe's recordings are decoded."""
+    audio, limits = recipe.audio, recipe.limits
+    allowed = DecodeLimits(limits.max_seconds, limits.max_channels, limits.max_rate, limits.max_decoded_bytes)
+    return DecodeSettings(audio.sample_rate, allowed, audio.channels, audio.track)
+
+
+def source_settings(recipe: Recipe) -> SourceSettings:
+    """Return how a recipe's recordings are read."""
+    options = tuple(sorted(recipe.source.storage.options().items()))
+    return SourceSettings(options, recipe.limits.max_bytes, recipe.source.audio_column)
 
 
 def spectrogram_stages(stages: list[Stage]) -> list[SpectrogramStage]:

@@ -4,6 +4,7 @@ import gzip
 import io
 import posixpath
 import zlib
+from collections.abc import Collection
 from typing import Any, Final
 
 import fsspec
@@ -15,26 +16,35 @@ import pyarrow.json
 import pyarrow.parquet
 
 from pipelines.errors import RecipeError, StoreError
+from schemas.records import PROBLEM
 from workers.objects import Options, fsspec_options, local_path
 
 ENTRIES: Final = pa.schema(
-    [pa.field("uri", pa.string(), nullable=False), pa.field("metadata", pa.map_(pa.string(), pa.string()))]
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("metadata", pa.map_(pa.string(), pa.string())),
+        pa.field("problem", PROBLEM),
+    ]
 )
-NAME_COLUMNS: Final = ("uri", "path")
+NAME_COLUMNS: Final = ("uri", "path", "audio_filepath")  # the last is NeMo's
+LHOTSE_SOURCES: Final = "sources"  # lhotse's recordings: a list of {type, channels, source}
 BATCH_ROWS: Final = 10_000
 
 
-def read_manifest(manifest: str, options: Options) -> pa.Table:
+def read_manifest(manifest: str, options: Options, allow: Collection[str] = ()) -> pa.Table:
     """Return a manifest's entries, schema ENTRIES; a uri that comes twice is taken the first time.
 
     The column `uri` or `path` names the recording, relative to the manifest's folder where it is relative; every
-    other column becomes metadata, as text.
+    other column becomes metadata, as text. NeMo's `audio_filepath` and the first of lhotse's `sources` do too. What a
+    manifest may not name (see recipe.SourceSection.allow) comes with a problem.
 
     Raises:
         RecipeError: the manifest is missing, of unknown kind, unreadable, or has neither column.
         StoreError: the store does not deliver it.
     """
     table = _parse(manifest, _content(manifest, options))
+    if LHOTSE_SOURCES in table.column_names and not set(NAME_COLUMNS) & set(table.column_names):
+        table = _from_lhotse(manifest, table)
     name = next((column for column in NAME_COLUMNS if column in table.column_names), None)
     if name is None:
         raise RecipeError(f"{manifest} has neither a column uri nor path; it has {', '.join(table.column_names)}")
@@ -42,17 +52,45 @@ def read_manifest(manifest: str, options: Options) -> pa.Table:
         raise RecipeError(f"{manifest} has more than one column {name}")
     table = table.filter(pc.not_equal(table[name].cast(pa.string()), ""))  # null and empty name nothing
     entries = pa.Table.from_batches(
-        [_entries(manifest, name, batch) for batch in table.to_batches(max_chunksize=BATCH_ROWS)], ENTRIES
+        [_entries(manifest, name, batch, allow) for batch in table.to_batches(max_chunksize=BATCH_ROWS)], ENTRIES
     )
     return _first_of_each(entries)
 
 
-def _entries(manifest: str, name: str, batch: pa.RecordBatch) -> pa.RecordBatch:
+def _entries(manifest: str, name: str, batch: pa.RecordBatch, allow: Collection[str]) -> pa.RecordBatch:
     """Return a batch of the manifest as entries; Python objects live for a batch only."""
     table = pa.Table.from_batches([batch])
-    uris = [_absolute(manifest, entry) for entry in table[name].cast(pa.string()).to_pylist()]
+    names = table[name].cast(pa.string()).to_pylist()
+    uris = [_absolute(manifest, entry) for entry in names]
+    refusals = [_refusal(manifest, entry, uri, allow) for entry, uri in zip(names, uris, strict=True)]
+    problems = [{"code": "source_refused", "message": message} if message else None for message in refusals]
     metadata = _metadata(table.drop_columns([name]))
-    return pa.RecordBatch.from_arrays([pa.array(uris, pa.string()), metadata], schema=ENTRIES)
+    return pa.RecordBatch.from_arrays(
+        [pa.array(uris, pa.string()), metadata, pa.array(problems, PROBLEM)], schema=ENTRIES
+    )
+
+
+def _from_lhotse(manifest: str, table: pa.Table) -> pa.Table:
+    """Return lhotse's recordings with the first source of each as `path`, and without what is nested."""
+    try:
+        paths = [sources[0]["source"] if sources else None for sources in table[LHOTSE_SOURCES].to_pylist()]
+    except (KeyError, TypeError):
+        raise RecipeError(f"{manifest} has a column sources that is not lhotse's: lists of type, source") from None
+    plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    return table.select(plain).append_column("path", pa.array(paths, pa.string()))
+
+
+def _refusal(manifest: str, entry: str, uri: str, allow: Collection[str]) -> str | None:
+    """Say why an entry may not be read; None where it may."""
+    from_afar = local_path(manifest) is None
+    if from_afar and local_path(uri) is not None and "file" not in allow:
+        return f"{uri}: {manifest} names a local file; list `file` under source.allow to read it"
+    if uri.startswith(("http://", "https://")) and "http" not in allow:
+        return f"{uri}: {manifest} names a web address; list `http` under source.allow to read it"
+    relative = "://" not in entry and not entry.startswith("/")
+    if relative and posixpath.normpath(entry).startswith("..") and "outside" not in allow:
+        return f"{uri}: {manifest} leads out of its own folder; list `outside` under source.allow to read it"
+    return None
 
 
 def _content(manifest: str, options: Options) -> bytes:

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 import duckdb
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.ledger import STANDING, load_ledger, parameters
 from pipelines.recipe import Recipe
-from pipelines.runs import Runs, load_ledger, writer_id
+from pipelines.runs import Runs, writer_id
 from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout, records
@@ -25,31 +25,31 @@ from schemas.records import Plan, StageRecord
 
 UNIT_BYTES: Final = 8 << 20
 UNIT_ROWS: Final = 256
+GROUP_ROWS: Final = 4096  # of the plan's Parquet: what a task reads is small, and so is the footer
 HASH_ROWS: Final = 50_000  # rows whose ids are computed together
 
-_JOIN: Final = """
-WITH done AS (
-    SELECT recording_id, flatten(list(stages)) AS keys,  -- tried; what failed waits for a changed object
-        bool_and(outcome = 'failed') AS never_decoded
-    FROM ledger GROUP BY recording_id
-),
+PLAN_ORDER: Final = "l.place.shard NULLS FIRST, l.place.piece, l.place.offset, l.recording_id"
+"""How a plan is sorted: objects by their ids, and so at random, members of a shard as they lie there."""
+
+_JOIN: Final = f"""
+WITH {STANDING},
 needed AS (
-    SELECT l.recording_id, l.uri, l.etag, l.size_bytes, l.modified_ns, l.metadata, d.recording_id IS NULL AS is_new,
-        [s.id FOR s IN $stages
-            IF d.recording_id IS NULL OR (NOT d.never_decoded AND NOT list_contains(d.keys, s.key))]
-            AS stages, NULL::VARCHAR[] AS "only"
-    FROM listing l LEFT JOIN done d USING (recording_id)
+    SELECT l.*, s.recording_id IS NULL OR NOT s.is_newest AS is_new, CASE
+        WHEN s.recording_id IS NULL OR NOT s.holds THEN [w.id FOR w IN $stages]
+        WHEN s.failed THEN []  -- it waits for a changed object, or for phonolake retry
+        ELSE [w.id FOR w IN $stages IF NOT list_contains(s.tried, w.key)] END AS stages, NULL::VARCHAR[] AS "only"
+    FROM listing l LEFT JOIN standing s USING (recording_id)
 )
-SELECT * FROM needed WHERE len(stages) > 0 ORDER BY recording_id
+SELECT * FROM needed WHERE len(stages) > 0 ORDER BY {PLAN_ORDER}
 """
 
 _COUNTS: Final = """
-WITH latest AS (SELECT uri, arg_max(recording_id, run) AS recording_id FROM ledger GROUP BY uri)
+WITH uris AS (SELECT DISTINCT uri FROM ledger)
 SELECT
-    (SELECT count(*) FROM needed WHERE is_new AND uri NOT IN (SELECT uri FROM latest)) AS new,
-    (SELECT count(*) FROM needed WHERE is_new AND uri IN (SELECT uri FROM latest)) AS changed,
+    (SELECT count(*) FROM needed WHERE is_new AND uri NOT IN (SELECT uri FROM uris)) AS new,
+    (SELECT count(*) FROM needed WHERE is_new AND uri IN (SELECT uri FROM uris)) AS changed,
     (SELECT count(*) FROM needed WHERE NOT is_new) AS stage_only,
-    (SELECT count(*) FROM latest WHERE uri NOT IN (SELECT uri FROM listing)) AS gone
+    (SELECT count(*) FROM uris WHERE uri NOT IN (SELECT uri FROM listing)) AS gone
 """
 
 
@@ -58,11 +58,11 @@ class Delta:
     """What a run would do.
 
     Attributes:
-        recordings: schema records.PLAN, sorted by recording_id.
+        recordings: schema records.PLAN, in PLAN_ORDER.
         listed: objects in the source.
         new: objects never seen.
-        changed: objects seen at another version.
-        stage_only: recordings that are done, but for stages the recipe has gained.
+        changed: objects of which the last run saw another version.
+        stage_only: recordings that are done, but for stages that the recipe has gained or changed.
         gone: objects seen before that the source no longer holds.
     """
 
@@ -85,8 +85,7 @@ def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages:
     connection = duckdb.connect()
     connection.register("listing", listing)
     connection.register("ledger", load_ledger(store, runs))
-    wanted = [{"id": stage.id, "key": stage.key} for stage in stages]
-    needed = connection.sql(_JOIN, params={"stages": wanted}).to_arrow_table()
+    needed = connection.sql(_JOIN, params=parameters(stages)).to_arrow_table()
     connection.register("needed", needed)
     [counts] = connection.sql(_COUNTS).fetchall()
     recordings = needed.select(records.PLAN.names).cast(records.PLAN)
@@ -96,18 +95,23 @@ def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages:
 def with_ids(corpus: str, listing: pa.Table) -> pa.Table:
     """Return a listing with the column recording_id."""
     ids = []
-    for batch in listing.select(["uri", "etag", "size_bytes", "modified_ns"]).to_batches(max_chunksize=HASH_ROWS):
+    shard_bytes = pc.struct_field(listing["place"], "shard_bytes")  # a member's version is its shard's
+    versions = listing.select(["uri", "etag", "size_bytes", "modified_ns"])
+    versions = versions.set_column(2, "size_bytes", pc.coalesce(shard_bytes, listing["size_bytes"]))
+    for batch in versions.to_batches(max_chunksize=HASH_ROWS):
         rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
         ids.append(pa.array([recording_id(corpus, *row) for row in rows], pa.string()))
     return listing.append_column("recording_id", pa.chunked_array(ids, pa.string()))
 
 
-def write_plan(store: Store, recipe: Recipe, runs: Runs, delta: Delta, stages: list[Stage]) -> Plan:
+def write_plan(
+    store: Store, recipe: Recipe, runs: Runs, delta: Delta, stages: list[Stage], *, retry: bool = False
+) -> Plan:
     """Write the recordings under a unique name, then the create-once plan.json; adopt another writer's if it won."""
     run = runs.next
     recordings_file = f"{layout.run_folder(recipe.corpus, run)}/plan-{uuid.uuid4().hex}.parquet"
-    units = _units(delta.recordings["size_bytes"].to_numpy())
-    store.put(recordings_file, _as_parquet(delta.recordings, units))
+    units = _units(delta.recordings)
+    store.put(recordings_file, _as_parquet(delta.recordings))
     sizes = delta.recordings["size_bytes"].to_numpy()
     plan = Plan(
         corpus=recipe.corpus,
@@ -122,28 +126,34 @@ def write_plan(store: Store, recipe: Recipe, runs: Runs, delta: Delta, stages: l
         unit_bytes=[int(sizes[start:end].sum()) for start, end in units],
         stages=[_record(stage) for stage in stages],
         writer=writer_id(),
+        retry=retry,
     )
     store.create(layout.plan_file(recipe.corpus, run), records.to_json(plan))
     return records.read_plan(store.read(layout.plan_file(recipe.corpus, run)))
 
 
-def _units(sizes: np.ndarray) -> list[tuple[int, int]]:
-    """Cut rows into consecutive units of at most UNIT_ROWS rows and about UNIT_BYTES; return (start, end) of each."""
+def _units(recordings: pa.Table) -> list[tuple[int, int]]:
+    """Cut rows into consecutive units of at most UNIT_ROWS rows and about UNIT_BYTES; return (start, end) of each.
+
+    A unit holds objects or members of one shard, and a piece of a shard is never cut: it is read from its beginning.
+    """
     units, start, held = [], 0, 0
-    for row, size in enumerate(map(int, sizes)):
-        if row > start and (held + size > UNIT_BYTES or row - start >= UNIT_ROWS):
+    pieces = zip(*(pc.struct_field(recordings["place"], name).to_pylist() for name in ("shard", "piece")), strict=True)
+    before: tuple[str | None, int | None] = (None, None)
+    for row, (size, here) in enumerate(zip(recordings["size_bytes"].to_pylist(), pieces, strict=True)):
+        full = held + size > UNIT_BYTES or row - start >= UNIT_ROWS
+        together = here == before if here[1] is not None else here[0] == before[0] and before[1] is None and not full
+        if row > start and not together:
             units.append((start, row))
             start, held = row, 0
         held += size
-    return [*units, (start, len(sizes))] if len(sizes) else []
+        before = here
+    return [*units, (start, recordings.num_rows)] if recordings.num_rows else []
 
 
-def _as_parquet(recordings: pa.Table, units: list[tuple[int, int]]) -> bytes:
-    """Return the plan's Parquet file, a row group a unit, so that a task reads just its own."""
+def _as_parquet(recordings: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, records.PLAN, compression="zstd") as writer:
-        for start, end in units:
-            writer.write_table(recordings.slice(start, end - start), row_group_size=max(1, end - start))
+    pq.write_table(recordings, sink, compression="zstd", row_group_size=GROUP_ROWS)
     return bytes(sink.getvalue())
 
 

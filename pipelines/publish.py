@@ -35,7 +35,7 @@ def publish(store: Store, plan: Plan, verdict: Verdict) -> list[PublishedFile]:
 
 def _published(store: Store, plan: Plan, rows_file: str, files: list[FinalFile]) -> list[PublishedFile]:
     """Publish some files: copies from here, rewrites as Ray tasks."""
-    rewrite = ray.remote(num_cpus=1)(rewritten)
+    rewrite, plan = ray.remote(num_cpus=1)(rewritten), plan.without_units()
     pending = [None if file.whole else rewrite.remote(store, plan, rows_file, file) for file in files]
     with ThreadPoolExecutor(COPIERS) as copiers:
         copies = [copiers.submit(copied, store, file) if file.whole else None for file in files]

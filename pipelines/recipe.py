@@ -41,24 +41,44 @@ class Storage(_Section):
 
 
 class SourceSection(_Section):
-    """What to read: a prefix or glob (`uri`), or a manifest of uris."""
+    """What to read: objects under a prefix or glob (`uri`), a manifest of uris, or what lies inside shards.
+
+    `tar` and `parquet` are a file, a prefix or a glob. `allow` lifts what a manifest may not name otherwise: `file`
+    (local files, from a manifest that is not local), `http` (http and https), `outside` (with .., above its folder).
+    """
 
     uri: str | None = None
     manifest: str | None = None
+    tar: str | None = None
+    parquet: str | None = None
+    audio_column: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    allow: tuple[Literal["file", "http", "outside"], ...] = ()
     storage: Storage = Storage()
 
-    @field_validator("uri", "manifest")
+    @field_validator("uri", "manifest", "tar", "parquet")
     @classmethod
     def _no_secret(cls, uri: str | None) -> str | None:
         return without_userinfo(uri)
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> "SourceSection":
-        if (self.uri is None) == (self.manifest is None):
-            raise ValueError("give either uri (a prefix or glob) or manifest (a CSV, JSON Lines or Parquet file)")
+    def _one_of_four(self) -> "SourceSection":
+        if sum(one is not None for one in (self.uri, self.manifest, self.tar, self.parquet)) != 1:
+            raise ValueError(
+                "give one of uri (a prefix or glob), manifest (a CSV, JSON Lines or Parquet file of uris), tar "
+                "(WebDataset shards) and parquet (files with a column of audio)"
+            )
+        if self.audio_column is not None and self.parquet is None:
+            raise ValueError("audio_column belongs to a parquet source")
+        if self.allow and self.manifest is None:
+            raise ValueError("allow belongs to a manifest")
         return self
+
+    @property
+    def where(self) -> str:
+        """The place that is read."""
+        return self.uri or self.manifest or self.tar or self.parquet or ""
 
 
 class LakeSection(_Section):
@@ -74,9 +94,17 @@ class LakeSection(_Section):
 
 
 class AudioSection(_Section):
-    """What the audio becomes before anything else: mono at this sampling rate, Hz."""
+    """What the audio becomes before anything else.
+
+    `channels`: `mono` (the mean), `left`, `right`, or `each`, which cuts every channel into segments of its own.
+    `track`: of a container with several audio tracks the n-th from 0, or the first with this language tag (`eng`).
+    `on_partial`: whether a recording that decodes in part is kept, or fails.
+    """
 
     sample_rate: Literal[16000] = 16000  # what every model and the wire expect
+    channels: Literal["mono", "left", "right", "each"] = "mono"
+    track: Annotated[int, Field(ge=0)] | str = 0
+    on_partial: Literal["keep", "fail"] = "keep"
 
 
 class SegmentsSection(_Section):
@@ -129,12 +157,18 @@ class TranscriptSection(_Section):
 
 
 class LimitsSection(_Section):
-    """What is refused, recording by recording, and how much of that ends the run."""
+    """What is refused, recording by recording, and how much of that ends the run.
+
+    More failures than `max_failed_fraction` end it, but `tolerated_failures` never do, unless the fraction is 0.
+    """
 
     max_bytes: int = Field(default=16 << 30, gt=0)
     max_seconds: float = Field(default=48 * 3600.0, gt=0)
     max_channels: int = Field(default=32, ge=1)
+    max_rate: int = Field(default=768_000, ge=1_000)
+    max_decoded_bytes: int = Field(default=256 << 30, gt=0)
     max_failed_fraction: float = Field(default=0.5, ge=0, le=1)
+    tolerated_failures: int = Field(default=10, ge=0)
 
 
 class PoolSection(_Section):
@@ -174,7 +208,8 @@ class Recipe(_Section):
 
     def fingerprint(self) -> str:
         """Return a digest of what decides which rows a run writes; resources and the failure budget do not."""
-        content = self.model_dump(mode="json", exclude={"pools": True, "limits": {"max_failed_fraction"}})
+        budget = {"max_failed_fraction", "tolerated_failures"}
+        content = self.model_dump(mode="json", exclude={"pools": True, "limits": budget})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_yaml(self) -> str:
@@ -258,7 +293,7 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         return absolute + "/" if uri.endswith("/") else absolute
 
     source = recipe.source.model_copy(
-        update={"uri": anchor(recipe.source.uri), "manifest": anchor(recipe.source.manifest)}
+        update={name: anchor(getattr(recipe.source, name)) for name in ("uri", "manifest", "tar", "parquet")}
     )
     lake = recipe.lake.model_copy(update={"uri": anchor(recipe.lake.uri)})
     return recipe.model_copy(update={"source": source, "lake": lake})

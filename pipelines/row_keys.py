@@ -24,21 +24,24 @@ THREADS: Final = 4  # each wants its part of MEMORY
 _RECORD_COLUMNS: Final = {
     "planned": pa.schema([PLAN.field(name) for name in ("recording_id", "stages", "only")]),
     "decided": pa.schema([VERDICT.field(name) for name in ("recording_id", "segment_index", "outcome")]),
-    "booked": pa.schema([LEDGER.field(name) for name in ("recording_id", "outcome", "stages")]),
+    "booked": pa.schema([LEDGER.field(name) for name in ("recording_id", "uri", "outcome", "stages")]),
 }
 """What is kept of a run's Parquet records: the plan, the verdict's rows, the ledger."""
 
 _RUN: Final = """
 CREATE OR REPLACE TABLE planned (recording_id VARCHAR, stages VARCHAR[], "only" VARCHAR[]);
 CREATE OR REPLACE TABLE decided (recording_id VARCHAR, segment_index INTEGER, outcome VARCHAR);
-CREATE OR REPLACE TABLE booked (recording_id VARCHAR, outcome VARCHAR, stages VARCHAR[]);
+CREATE OR REPLACE TABLE booked (recording_id VARCHAR, uri VARCHAR, outcome VARCHAR, stages VARCHAR[]);
 CREATE OR REPLACE TABLE files (file INTEGER, path VARCHAR);
 CREATE OR REPLACE TABLE held (file INTEGER, stage VARCHAR, subject VARCHAR, detail VARCHAR, failed BOOLEAN);
 """
 """Each published row is one of `held`: its file; its stage, or `recordings`, or `failures` of a whole recording; the
 segment or recording it is about; a tag's label or a recording's status; and whether it is a failure."""
 
-_CORPUS: Final = "CREATE OR REPLACE TABLE done (ledger VARCHAR, recording_id VARCHAR, key VARCHAR, again BOOLEAN)"
+_CORPUS: Final = """
+CREATE OR REPLACE TABLE done
+    (ledger VARCHAR, uri VARCHAR, recording_id VARCHAR, key VARCHAR, again BOOLEAN, failed BOOLEAN)
+"""
 
 
 class RowKeys:

@@ -8,7 +8,7 @@ import ray
 
 from pipelines.attempt import State, allowed_failures, attempt, stopped, survey
 from pipelines.cluster import connect
-from pipelines.errors import BudgetExceeded, OpenRunConflict, PhonolakeError
+from pipelines.errors import BudgetExceeded, OpenRunConflict, PhonolakeError, StoreError
 from pipelines.graph import pool_kinds
 from pipelines.plan import Delta, find_delta, write_plan
 from pipelines.publish import publish
@@ -16,6 +16,7 @@ from pipelines.recipe import Recipe
 from pipelines.retry import find_failed
 from pipelines.runs import Runs, find_runs, load_plan, load_seal, writer_id
 from pipelines.seal import seal
+from pipelines.shards import KeptShards
 from pipelines.shares import Shares, divide, measure_cluster
 from pipelines.sources import list_source
 from pipelines.stages import Stage, stages_of
@@ -27,9 +28,10 @@ from schemas.records import Plan, Seal, Verdict
 ATTEMPTS_AT_ONCE: Final = 3  # attempts of one command before it gives up
 
 
-def plan_delta(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage]) -> Delta:
-    """List the source and subtract the ledger; writes nothing."""
-    return find_delta(store, runs, recipe.corpus, list_source(recipe.source), stages)
+def plan_delta(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage], *, keep_shards: bool = False) -> Delta:
+    """List the source and subtract the ledger; writes nothing, but for what is inside new shards where that is kept."""
+    kept = KeptShards(store, recipe.corpus, keep_shards)
+    return find_delta(store, runs, recipe.corpus, list_source(recipe.source, kept), stages)
 
 
 def run(recipe: Recipe) -> Seal | None:
@@ -43,17 +45,19 @@ def run(recipe: Recipe) -> Seal | None:
     runs = find_runs(store, recipe.corpus)
     if runs.open:
         return resume(recipe, store, load_plan(store, recipe.corpus, runs.open), stages)
-    return carry_out(recipe, store, runs, stages, plan_delta(recipe, store, runs, stages))
+    return carry_out(recipe, store, runs, stages, plan_delta(recipe, store, runs, stages, keep_shards=True))
 
 
-def carry_out(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage], delta: Delta) -> Seal | None:
+def carry_out(
+    recipe: Recipe, store: Store, runs: Runs, stages: list[Stage], delta: Delta, *, retry: bool = False
+) -> Seal | None:
     """Plan what a delta holds and carry it out; None where it is empty."""
     if not delta.recordings.num_rows:
         return None
     _shares(recipe, stages)  # what cannot fit is refused before a plan binds anyone to it
     if not runs.names:
         store.check_create_once(f"{layout.RUNS}/{recipe.corpus}/create-once-{writer_id()}")
-    return resume(recipe, store, write_plan(store, recipe, runs, delta, stages), stages)
+    return resume(recipe, store, write_plan(store, recipe, runs, delta, stages, retry=retry), stages)
 
 
 def resume(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]) -> Seal:
@@ -69,9 +73,12 @@ def _or_standing_seal(store: Store, plan: Plan, end: Callable[[], Seal]) -> Seal
     """Bring a run to its end; staging goes when another driver seals, and then its seal is ours."""
     try:
         return end()
-    except FileNotFoundError as error:
-        if store.exists(layout.seal_file(plan.corpus, plan.run)):
-            return load_seal(store, plan.corpus, plan.run)
+    except (FileNotFoundError, PhonolakeError) as error:
+        with suppress(StoreError):  # a store that does not answer says no more than the error
+            if store.exists(layout.seal_file(plan.corpus, plan.run)):
+                return load_seal(store, plan.corpus, plan.run)
+        if isinstance(error, PhonolakeError):
+            raise
         raise PhonolakeError(f"run {plan.run}: a record or fragment is gone: {error}; run the same command") from error
 
 
@@ -99,7 +106,9 @@ def retry(recipe: Recipe, codes: Collection[str] = ()) -> Seal | None:
             f"run {runs.open} of corpus {recipe.corpus} is open; finish it first with phonolake run, which tries again "
             f"what may pass"
         )
-    return carry_out(recipe, store, runs, stages, find_failed(store, runs, list_source(recipe.source), stages, codes))
+    listing = list_source(recipe.source, KeptShards(store, recipe.corpus, adds=False))
+    failed = find_failed(store, runs, listing, stages, codes)
+    return carry_out(recipe, store, runs, stages, failed, retry=True)
 
 
 def abandon(recipe: Recipe) -> Seal | None:
@@ -172,9 +181,19 @@ def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]
 def _attempt_within_budget(
     recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares, state: State
 ) -> None:
-    """Make one attempt; that it ended over budget is checked against the receipts afterwards."""
-    with suppress(BudgetExceeded):
+    """Make one attempt; that it ended over budget is checked against the receipts afterwards.
+
+    It may fail because another driver has decided meanwhile and has taken staging away: then that verdict stands.
+    """
+    try:
         attempt(recipe, store, plan, stages, shares, state)
+    except BudgetExceeded:
+        return
+    except PhonolakeError:
+        with suppress(StoreError):
+            if store.exists(layout.verdict_file(plan.corpus, plan.run)):
+                return
+        raise
 
 
 def _check_budget(recipe: Recipe, plan: Plan, state: State) -> None:

@@ -63,13 +63,3 @@ def load_plan(store: Store, corpus: str, run: str) -> Plan:
 def load_seal(store: Store, corpus: str, run: str) -> Seal:
     """Read a run's seal."""
     return records.read_seal(store.read(layout.seal_file(corpus, run)))
-
-
-def load_ledger(store: Store, runs: Runs) -> pa.Table:
-    """Return the ledgers of all sealed runs, with the run's name as a column; schema records.LEDGER and `run`."""
-    empty = records.LEDGER.append(pa.field("run", pa.string())).empty_table()
-    tables = [empty]
-    for run in sorted(runs.sealed):
-        ledger = read_table(store, layout.ledger_file(runs.corpus, run)).select(records.LEDGER.names)
-        tables.append(ledger.append_column("run", pa.repeat(run, ledger.num_rows)).cast(empty.schema))
-    return pa.concat_tables(tables)

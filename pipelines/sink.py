@@ -34,7 +34,7 @@ class LakeSink(Datasink[dict[str, float]]):
 
     def __init__(self, store: Store, plan: Plan, attempt: int, tally: Any = None) -> None:
         """Take where to write; `tally` is told of every receipt, None for none."""
-        self._store, self._plan, self._attempt, self._tally = store, plan, attempt, tally
+        self._store, self._plan, self._attempt, self._tally = store, plan.without_units(), attempt, tally
         self._keys = RunKeys(plan.run, plan.corpus, datetime.fromisoformat(plan.planned_at))
         base = next(stage for stage in plan.stages if stage.table == "segments")
         self._base = base.id
@@ -68,9 +68,18 @@ class LakeSink(Datasink[dict[str, float]]):
         name = layout.receipt_file(self._plan.corpus, self._plan.run, self._attempt, uuid.uuid4().hex)
         self._store.put(name, to_parquet(rows))
         counts = totals(rows)
-        if self._tally is not None and ray.get(self._tally.add.remote(counts)):
+        if self._is_over_budget(counts):
             raise BudgetExceeded("more recordings failed than limits.max_failed_fraction allows")
         return counts
+
+    def _is_over_budget(self, counts: dict[str, float]) -> bool:
+        """Tell the tally; where it is gone with its node, the receipts are counted after the attempt all the same."""
+        if self._tally is None:
+            return False
+        try:
+            return bool(ray.get(self._tally.add.remote(counts)))
+        except ray.exceptions.RayError:
+            return False
 
     def _put(self, table: str, rows: pa.Table) -> Fragment:
         data = to_parquet(rows.replace_schema_metadata(footer(self._plan)), tables.leading_key(table))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
+from functools import reduce
 from typing import Any, Final
 
 import fsspec
@@ -17,34 +17,24 @@ import fsspec.utils
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
-from obstore.exceptions import BaseError, GenericError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 from pipelines.errors import RecipeError, StoreError
+from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed
 from pipelines.manifest import read_manifest
 from pipelines.recipe import SourceSection
-from workers.objects import Options, ReadingStopped, fsspec_options, is_s3, local_path, s3_store, split_s3
+from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES, KeptShards, list_parquets, list_tars
+from workers.objects import Options, ReadingStopped, etag_of, fsspec_options, is_s3, local_path, s3_store, split_s3
 
-LISTING: Final = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("etag", pa.string()),
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("modified_ns", pa.int64()),
-        pa.field("metadata", pa.map_(pa.string(), pa.string())),
-    ]
-)
-BATCH_ROWS: Final = 10_000
 LISTERS: Final = 16
 SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest
 HEADS_IN_FLIGHT: Final = 32
 GLOB_CHARACTERS: Final = "*?["
 REFUSALS: Final = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken")
 
-Rows = Iterable[tuple[str, str | None, int, int | None]]  # uri, etag, size_bytes, modified_ns
 
-
-def list_source(source: SourceSection) -> pa.Table:
-    """Return the objects of a source, schema LISTING, each uri once.
+def list_source(source: SourceSection, kept: KeptShards | None = None) -> pa.Table:
+    """Return the recordings of a source, schema LISTING, each uri once; `kept` knows what lies inside known shards.
 
     Raises:
         RecipeError: the bucket, folder or manifest does not exist, or no object is there.
@@ -52,13 +42,25 @@ def list_source(source: SourceSection) -> pa.Table:
     """
     options = source.storage.options()
     if source.manifest is not None:
-        listing, where = _list_manifest(source.manifest, options), source.manifest
+        listing = _list_manifest(source, options)
+    elif source.tar is not None:
+        listing = list_tars(_shards(source.tar, TAR_SUFFIXES, options), options, kept)
+    elif source.parquet is not None:
+        shards = _shards(source.parquet, PARQUET_SUFFIXES, options)
+        listing = list_parquets(shards, options, kept, source.audio_column)
     else:
-        listing, where = _list_uri(source.uri or "", options), source.uri or ""
+        listing = _list_uri(source.where, options)
     listing = _chosen(listing, source)
     if not listing.num_rows:
-        raise RecipeError(f"there is no object in {where}; check source in the recipe")
+        raise RecipeError(f"there is no object in {source.where}; check source in the recipe")
     return listing
+
+
+def _shards(uri: str, suffixes: tuple[str, ...], options: Options) -> pa.Table:
+    """List the files under a uri whose names say that they are shards."""
+    listing = _list_uri(uri, options)
+    named = [pc.ends_with(listing["uri"], suffix) for suffix in suffixes]
+    return listing.filter(reduce(pc.or_, named))
 
 
 def _list_uri(uri: str, options: Options) -> pa.Table:
@@ -66,12 +68,12 @@ def _list_uri(uri: str, options: Options) -> pa.Table:
     taken_literally = local is not None and os.path.exists(local)  # a folder may be called show [2024]
     base, pattern = (local or uri, None) if taken_literally else _split_glob(uri if local is None else local)
     if is_s3(uri):
-        batches: Iterable[pa.RecordBatch] = _list_s3(base, options)
+        found: Iterable[pa.RecordBatch] = _list_s3(base, options)
     elif local is not None:
-        batches = _batches(_walk_local(base))
+        found = batches(_walk_local(base))
     else:
-        batches = _batches(_walk_fsspec(base, options))
-    listing = pa.Table.from_batches(batches, LISTING)
+        found = batches(_walk_fsspec(base, options))
+    listing = pa.Table.from_batches(found, LISTING)
     return listing.filter(_matches(listing["uri"], [pattern])) if pattern else listing
 
 
@@ -106,15 +108,6 @@ def _as_re2(expression: str) -> str:
     return re.sub(r"\\Z$", "", expression)
 
 
-def _batches(rows: Rows) -> Iterator[pa.RecordBatch]:
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, BATCH_ROWS)):
-        values = zip(*chunk, strict=True)
-        columns = [pa.array(column, field.type) for column, field in zip(values, LISTING, strict=False)]
-        columns.append(pa.nulls(len(chunk), LISTING.field("metadata").type))
-        yield pa.RecordBatch.from_arrays(columns, schema=LISTING)
-
-
 # S3
 
 
@@ -122,17 +115,17 @@ def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
     bucket, key = split_s3(base)
     try:
         store = s3_store(bucket, tuple(sorted(options.items())))
-        prefixes, batches = _spread(store, key.rstrip("/"))
+        prefixes, found = _spread(store, key.rstrip("/"))
         with ThreadPoolExecutor(LISTERS) as listers:
             for listed in listers.map(lambda prefix: list(_list_prefix(store, prefix)), prefixes):
-                batches += listed
+                found += listed
     except InvalidPathError:  # keys with // or /./, which obstore does not take: s3fs does
-        yield from _batches(_walk_fsspec(base, options))
+        yield from batches(_walk_fsspec(base, options))
         return
     except (BaseError, FileNotFoundError, ReadingStopped) as error:
         raise _store_error(f"s3://{bucket}", error) from None
-    folders = _folders(batches)
-    yield from (_from_obstore(bucket, batch, folders) for batch in batches)
+    folders = _folders(found)
+    yield from (_from_obstore(bucket, batch, folders) for batch in found)
 
 
 def _spread(store: Any, prefix: str) -> tuple[list[str], list[pa.RecordBatch]]:
@@ -151,10 +144,10 @@ def _list_prefix(store: Any, prefix: str) -> Iterator[pa.RecordBatch]:
         yield pa.record_batch(batch)
 
 
-def _folders(batches: list[pa.RecordBatch]) -> pa.Array:
+def _folders(found: list[pa.RecordBatch]) -> pa.Array:
     """Return the keys that other keys lie under."""
     folders: set[str] = set()
-    for batch in batches:
+    for batch in found:
         parents = pc.replace_substring_regex(batch["path"].cast(pa.string()), r"/?[^/]*$", "")
         for parent in pc.unique(parents).to_pylist():
             while parent and parent not in folders:
@@ -170,9 +163,7 @@ def _from_obstore(bucket: str, batch: pa.RecordBatch, folders: pa.Array) -> pa.R
     uris = pc.binary_join_element_wise(f"s3://{bucket}", batch["path"].cast(pa.string()), "/")
     modified = batch["last_modified"].cast(pa.timestamp("ns", tz="UTC")).cast(pa.int64())
     etags = pc.utf8_trim(batch["e_tag"].cast(pa.string()), '"')
-    metadata = pa.nulls(len(uris), LISTING.field("metadata").type)
-    columns = [uris, etags, batch["size"].cast(pa.int64()), modified, metadata]
-    return pa.RecordBatch.from_arrays(columns, schema=LISTING)
+    return listed(uris, etags, batch["size"].cast(pa.int64()), modified)
 
 
 def _store_error(where: str, error: Exception) -> Exception:
@@ -236,34 +227,25 @@ def _walk_fsspec(root: str, options: Options) -> Rows:
     scheme = root.split("://", 1)[0]
     for _, _, files in filesystem.walk(path, detail=True):
         for entry in files.values():
-            etag = entry.get("ETag") or entry.get("etag") or entry.get("md5Hash")
             name = entry["name"] if scheme in ("http", "https") else f"{scheme}://{entry['name'].lstrip('/')}"
-            yield name, etag and str(etag).strip('"'), int(entry.get("size") or 0), None
+            yield name, etag_of(entry), int(entry.get("size") or 0), None
 
 
 # Manifests
 
 
-def _list_manifest(manifest: str, options: Options) -> pa.Table:
-    entries = read_manifest(manifest, options)
+def _list_manifest(source: SourceSection, options: Options) -> pa.Table:
+    entries = read_manifest(source.manifest or "", options, source.allow)
     with ThreadPoolExecutor(HEADS_IN_FLIGHT) as askers:
-        batches = [
-            _looked_up(batch, list(askers.map(lambda uri: _look_up(uri, options), batch["uri"].to_pylist())))
-            for batch in entries.to_batches(max_chunksize=BATCH_ROWS)
-        ]
-    return pa.Table.from_batches(batches, LISTING)
-
-
-def _looked_up(entries: pa.RecordBatch, facts: list[tuple[str | None, int, int | None]]) -> pa.RecordBatch:
-    etags, sizes, times = zip(*facts, strict=True)
-    columns = [
-        entries["uri"],
-        pa.array(etags, pa.string()),
-        pa.array(sizes, pa.int64()),
-        pa.array(times, pa.int64()),
-        entries["metadata"],
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=LISTING)
+        found = []
+        for batch in entries.to_batches(max_chunksize=BATCH_ROWS):
+            refused = batch["problem"].is_valid().to_pylist()
+            asked = zip(batch["uri"].to_pylist(), refused, strict=True)
+            facts = list(askers.map(lambda one: (None, 0, None) if one[1] else _look_up(one[0], options), asked))
+            etags, sizes, times = zip(*facts, strict=True)
+            etag_column = pa.array(etags, pa.string())
+            found.append(listed(batch["uri"], etag_column, sizes, times, batch["metadata"], batch["problem"]))
+    return pa.Table.from_batches(found, LISTING)
 
 
 def _look_up(uri: str, options: Options) -> tuple[str | None, int, int | None]:
@@ -274,13 +256,11 @@ def _look_up(uri: str, options: Options) -> tuple[str | None, int, int | None]:
             return _local_row(path)[1:]
         if not is_s3(uri):
             info = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))[0].info(uri)
-            return info.get("ETag"), int(info["size"] or 0), None
+            return etag_of(info), int(info["size"] or 0), None
         bucket, key = split_s3(uri)
         head = obstore.head(s3_store(bucket, tuple(sorted(options.items()))), key)
         return (head["e_tag"] or "").strip('"') or None, head["size"], int(head["last_modified"].timestamp() * 1e9)
-    except (PermissionDeniedError, UnauthenticatedError, ReadingStopped) as error:
+    except (FileNotFoundError, NotADirectoryError, ValueError, ImportError, InvalidPathError):
+        return None, 0, None  # missing, or a uri that no store can be asked for: the run says which, as a failure
+    except Exception as error:  # no answer; a made-up version would be another recording
         raise _store_error(uri, error) from None
-    except GenericError as error:  # a store that does not answer; a made-up version would be another recording
-        raise _store_error(uri, error) from None
-    except Exception:  # missing, or a uri that no store can be asked for: the run says which, as a failure
-        return None, 0, None

@@ -119,8 +119,15 @@ class Store:
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object under a name that nobody else uses."""
-        act = f"write {self.url(path)}"
-        self._retried(act, lambda: self.backend.write(path, data, create=False), missing_is_final=True)
+
+        def attempt() -> None:
+            try:
+                self.backend.write(path, data, create=False)
+            except Exception:
+                if not self.backend.exists(path):  # it appears whole or not at all: the answer alone was lost
+                    raise
+
+        self._retried(f"write {self.url(path)}", attempt, missing_is_final=True)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write an object unless there is one; return whether the object there is ours.
@@ -180,6 +187,10 @@ class Store:
         """
         self._retried(f"copy {self.url(source)} to {self.url(target)}", lambda: self.backend.copy(source, target))
 
+    def delete(self, path: str) -> None:
+        """Delete an object, if it is there."""
+        self._retried(f"delete {self.url(path)}", lambda: self.backend.delete(path))
+
     def delete_folder(self, folder: str) -> None:
         """Delete what is under `folder`; others may do so too."""
         self._retried(f"delete {self.url(folder)}", lambda: self.backend.delete(folder))
@@ -190,9 +201,10 @@ class Store:
             try:
                 return action()
             except FileNotFoundError as error:
-                if missing_is_final:  # writing fails so where there is no bucket
+                if not missing_is_final:
+                    raise
+                if attempt == TRIES or not self.is_local:  # there is no bucket; a folder is made anew by the next try
                     raise StoreError(f"cannot {act}: {error}") from error
-                raise
             except FINAL_ERRORS as error:
                 raise StoreError(f"cannot {act}: {error}") from error
             except Exception as error:

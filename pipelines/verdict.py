@@ -18,7 +18,7 @@ from schemas.tables import TABLES
 
 GOOD_BYTES: Final = 64 << 20  # a fragment of this size that wins whole is published as it is
 TARGET_BYTES: Final = 128 << 20  # smaller ones are gathered up to this, each file by a task of its own
-NO_ID: Final = "g"  # sorts after every hexadecimal id
+PAST_SEGMENTS: Final = "~"  # an id with this at its end sorts after the ids of all its segments
 
 
 def decide(store: Store, plan: Plan, evidence: Evidence, winners: pa.Table, *, abandoned: bool = False) -> Verdict:
@@ -48,22 +48,31 @@ class _Candidate:
     clean: bool
 
     @property
+    def good(self) -> bool:
+        """Whether it may be published as it is."""
+        return self.clean and self.fragment.size_bytes >= GOOD_BYTES
+
+    @property
     def source(self) -> Source:
         fragment = self.fragment
         return Source(fragment.path, self.receipt, fragment.size_bytes, fragment.sha256, fragment.rows)
 
 
 def final_files(plan: Plan, table: str, evidence: Evidence, winners: pa.Table) -> list[FinalFile]:
-    """Divide a table's winning rows into files: consecutive ranges of recording_id, of about TARGET_BYTES."""
+    """Divide a table's fragments into files: good ones alone, the rest gathered up to about TARGET_BYTES.
+
+    Every fragment goes into one file, and what wins of it with it; so files share no row, whatever ids they span.
+    """
     candidates = sorted(_candidates(table, evidence, winners), key=lambda one: (one.fragment.first, one.fragment.path))
-    starts = [group[0].fragment.first for group in _groups(candidates)]
+    groups = [[one] for one in candidates if one.good]
+    groups += _gathered(one for one in candidates if not one.good)
+    groups.sort(key=lambda group: (group[0].fragment.first, group[0].fragment.path))
     files = []
-    for number, first in enumerate(starts):
-        before = starts[number + 1] if number + 1 < len(starts) else None
-        inside = [one for one in candidates if _overlaps(one.fragment, first, before)]
-        whole = len(inside) == 1 and inside[0].clean and _within(inside[0].fragment, first, before)
+    for number, group in enumerate(groups):
         path = layout.data_file(table, plan.corpus, plan.day, plan.run, number)
-        files.append(FinalFile(table, path, first, before, [one.source for one in inside], whole))
+        end = max(one.fragment.last for one in group) + PAST_SEGMENTS
+        whole = len(group) == 1 and group[0].clean
+        files.append(FinalFile(table, path, group[0].fragment.first, end, [one.source for one in group], whole))
     return files
 
 
@@ -78,33 +87,15 @@ def _candidates(table: str, evidence: Evidence, winners: pa.Table) -> Iterator[_
                     yield _Candidate(fragment, number, bool(won[number] == held[number]))
 
 
-def _groups(candidates: Iterable[_Candidate]) -> Iterator[list[_Candidate]]:
-    """Gather neighbours up to TARGET_BYTES; one that is good alone, and overlaps none, stays alone."""
+def _gathered(candidates: Iterable[_Candidate]) -> Iterator[list[_Candidate]]:
+    """Gather neighbours up to TARGET_BYTES."""
     group: list[_Candidate] = []
+    held = 0
     for one in candidates:
-        if group and _may_part(group, one):
+        if group and held + one.fragment.size_bytes > TARGET_BYTES:
             yield group
-            group = []
+            group, held = [], 0
         group.append(one)
+        held += one.fragment.size_bytes
     if group:
         yield group
-
-
-def _may_part(group: list[_Candidate], one: _Candidate) -> bool:
-    """Whether a new file may begin with `one`."""
-    size = sum(member.fragment.size_bytes for member in group)
-    if size + one.fragment.size_bytes > 2 * TARGET_BYTES:
-        return one.fragment.first > group[0].fragment.first
-    if any(member.fragment.last >= one.fragment.first for member in group):
-        return False
-    alone = one.clean and one.fragment.size_bytes >= GOOD_BYTES
-    after_alone = len(group) == 1 and group[0].clean and size >= GOOD_BYTES
-    return alone or after_alone or size + one.fragment.size_bytes > TARGET_BYTES
-
-
-def _within(fragment: Fragment, first: str, before: str | None) -> bool:
-    return fragment.first >= first and fragment.last < (before or NO_ID)
-
-
-def _overlaps(fragment: Fragment, first: str, before: str | None) -> bool:
-    return fragment.last >= first and fragment.first < (before or NO_ID)

@@ -2,6 +2,7 @@
 
 data/<table>/corpus=<corpus>/dt=<YYYY-MM-DD>/<run>-<nnnn>.parquet     what readers see
 runs/<corpus>/<run>/{plan.json, attempts/, verdict.json, ledger.parquet, seal.json}
+runs/<corpus>/shards/<digest>.parquet                                 what lies inside the shards of a source
 staging/<corpus>/<run>/<attempt>/{<table>,receipts}/<uuid>.parquet    gone after the seal
 """
 
@@ -13,7 +14,7 @@ CORPUS_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATA: Final = "data"
 RUNS: Final = "runs"
 STAGING: Final = "staging"
-TEMPORARY: Final = f"{STAGING}/tmp"
+TEMPORARY: Final = f"{STAGING}/.tmp"  # no corpus is called so
 
 
 def run_name(number: int) -> str:
@@ -29,6 +30,16 @@ def data_file(table: str, corpus: str, day: str, run: str, number: int) -> str:
 def run_folder(corpus: str, run: str) -> str:
     """Return the folder of a run's records."""
     return f"{RUNS}/{corpus}/{run}"
+
+
+def shards_folder(corpus: str) -> str:
+    """Return the folder that keeps what lies inside a corpus's shards."""
+    return f"{RUNS}/{corpus}/shards"
+
+
+def shard_file(corpus: str, version: str) -> str:
+    """Return where that of one shard is kept; `version` is a digest of its uri and version."""
+    return f"{shards_folder(corpus)}/{version}.parquet"
 
 
 def plan_file(corpus: str, run: str) -> str:

@@ -1,10 +1,21 @@
 """The records of a run: small JSON objects, each written once. What they name in Parquet lies beside them."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
 import pyarrow as pa
+
+PLACE: Final = pa.struct(
+    [
+        pa.field("shard", pa.string()),  # uri of the tar or Parquet file that a recording lies in
+        pa.field("shard_bytes", pa.int64()),
+        pa.field("piece", pa.int32()),  # what can only be read from its beginning; null in a .tar
+        pa.field("offset", pa.int64()),  # byte, member or row that it begins at
+    ]
+)
+PROBLEM: Final = pa.struct([pa.field("code", pa.string()), pa.field("message", pa.string())])
+"""Why a recording cannot be read, where listing it showed that already."""
 
 PLAN: Final = pa.schema(
     [
@@ -16,9 +27,14 @@ PLAN: Final = pa.schema(
         pa.field("metadata", pa.map_(pa.string(), pa.string())),
         pa.field("stages", pa.list_(pa.string())),  # ids of the stages it still needs
         pa.field("only", pa.list_(pa.string())),  # not null: just these, as <stage id>#<segment index>
+        pa.field("place", PLACE),  # null: an object of its own
+        pa.field("problem", PROBLEM),
     ]
 )
-"""Planned recordings, sorted by recording_id; each row group is a unit of work."""
+"""Planned recordings: objects by recording_id, then the members of each shard in the order they lie there.
+
+Consecutive rows are units of work, as many as Plan.unit_rows says.
+"""
 
 VERDICT: Final = pa.schema(
     [
@@ -74,6 +90,11 @@ class Plan:
     unit_bytes: list[int]
     stages: list[StageRecord]
     writer: str
+    retry: bool = False  # planned by phonolake retry
+
+    def without_units(self) -> "Plan":
+        """Return what tasks need of a plan: all but the lists that grow with it."""
+        return replace(self, unit_rows=[], unit_bytes=[], recipe={})
 
     @property
     def day(self) -> str:
@@ -124,7 +145,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class FinalFile:
-    """One file to publish: the winning rows of `table` with first <= recording_id < before (None: to the end).
+    """One file to publish: what wins of `table` in `sources`, with first <= recording_id < before (None: to the end).
 
     `whole` says that it has one source, which wins whole, so that the file is that fragment under another name.
     """

@@ -54,7 +54,11 @@ RECORDINGS: Final = pa.schema(
         _field("channels", _INT32, "Channels in the object."),
         _field("declared_seconds", _FLOAT64, "Length that the header claims; null where it claims none."),
         _field("decoded_seconds", _FLOAT64, "Length of what was decoded: the truth."),
-        _field("speech_seconds", _FLOAT64, "Detected speech; null where no voice activity detection ran."),
+        _field(
+            "speech_seconds",
+            _FLOAT64,
+            "Detected speech, of all channels where each is cut; null where no detection ran.",
+        ),
         _field("content_sha256", _STRING, "sha256 of the object's bytes, hex."),
         _required("status", _STRING, "`ok` or `partial` (damage ended the audio early). What `failed` is in failures."),
         _field("decoder", _STRING, "Library and version that decoded it."),
@@ -70,6 +74,7 @@ SEGMENTS: Final = pa.schema(
         _required("start_seconds", _FLOAT64, "Start in the recording, seconds."),
         _required("end_seconds", _FLOAT64, "End in the recording, seconds."),
         _field("speech_ratio", _FLOAT32, "Share of the segment that is speech; null where no detection ran."),
+        _field("channel", _INT32, "The object's channel it was cut from, from 0; null where channels were mixed."),
     ]
 )
 

@@ -44,6 +44,7 @@ WIRE: Final = pa.schema(
         pa.field("start_seconds", pa.float64()),
         pa.field("end_seconds", pa.float64()),
         pa.field("speech_ratio", pa.float32()),
+        pa.field("channel", pa.int32()),
         pa.field("pcm", pa.binary()),
         pa.field("closing", CLOSING),
     ]

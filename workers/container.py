@@ -38,21 +38,31 @@ FLV: Final = Container("flv", "flv")
 AVI: Final = Container("avi", "avi")
 ASF: Final = Container("asf", "asf")
 MPEG_TS: Final = Container("mpegts", "mpegts")
+MPEG_PS: Final = Container("mpeg", "mpeg")
 AMR: Final = Container("amr", "amr")
-CAF: Final = Container("caf", "caf")
-AU: Final = Container("au", "au")
+AC3: Final = Container("ac3", "ac3")
+CAF: Final = Container("caf", "caf", soundfile=True)
+AU: Final = Container("au", "au", soundfile=True)
+W64: Final = Container("w64", "w64", soundfile=True)
+WAVPACK: Final = Container("wv", "wv")
+TTA: Final = Container("tta", "tta")
+APE: Final = Container("ape", "ape")
 
-_MPEG_TS_PACKET: Final = 188  # bytes, each packet starts with 0x47
+_MPEG_TS_PACKET: Final = 188  # bytes, each packet starts with 0x47; on Blu-ray 4 bytes of time stand before it
+_MPEG_TS_STAMP: Final = 4
 
 
 def sniff(head: bytes) -> Container | None:
     """Return the container that `head`, the first bytes of an object, belongs to; None for no known one."""
-    if head[:3] == b"ID3":
-        return _behind_id3(head)
-    return _by_signature(head) or _by_sync_word(head)
+    return by_signature(head) or by_sync_word(head)
 
 
-def _by_signature(head: bytes) -> Container | None:
+def by_signature(head: bytes) -> Container | None:
+    """Return the container whose signature `head` bears: bytes that nothing else starts with by accident."""
+    return _behind_id3(head) if head[:3] == b"ID3" else _by_magic(head)
+
+
+def _by_magic(head: bytes) -> Container | None:
     form = head[8:12]
     if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
         return {b"WAVE": WAV, b"AVI ": AVI}.get(form)
@@ -76,17 +86,34 @@ _SIGNATURES: Final[dict[bytes, Container]] = {
     b"#!AMR": AMR,
     b"caff": CAF,
     b".snd": AU,
+    b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00": W64,  # Sony's GUID for riff
+    b"wvpk": WAVPACK,
+    b"TTA1": TTA,
+    b"MAC ": APE,
+    b"\x00\x00\x01\xba": MPEG_PS,
 }
 
 
-def _by_sync_word(head: bytes) -> Container | None:
-    if len(head) > _MPEG_TS_PACKET and head[0] == 0x47 and head[_MPEG_TS_PACKET] == 0x47:
+def by_sync_word(head: bytes) -> Container | None:
+    """Return the container whose frames `head` seems to start with: two bytes or so, which noise may have too."""
+    if _is_transport_stream(head):
         return MPEG_TS
+    if head[:2] == b"\x0b\x77":
+        return AC3
     if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS: layer bits are zero
         return AAC_ADTS
     if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and _is_mpeg_audio_header(head):
         return MP3
     return None
+
+
+def _is_transport_stream(head: bytes) -> bool:
+    """Whether three packets in a row start with the sync byte, or as many as there are; with time stamps or without."""
+    for stamp in (0, _MPEG_TS_STAMP):
+        syncs = head[stamp :: _MPEG_TS_PACKET + stamp][:3]
+        if len(syncs) > 1 and set(syncs) == {0x47}:
+            return True
+    return False
 
 
 def _is_mpeg_audio_header(head: bytes) -> bool:
@@ -112,3 +139,24 @@ def id3_bytes(head: bytes) -> int:
     if head[:3] != b"ID3":
         return 0
     return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)
+
+
+_OTHERS: Final[dict[bytes, str]] = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "gzip: a .tar.gz of clips is read with source.tar",
+    b"PAR1": "Parquet: a column of audio is read with source.parquet",
+    b"#EXTM3U": "a playlist, which is never followed",
+    b"%PDF": "a PDF",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"<": "HTML or XML, as servers give instead of a missing file",
+    b"{": "JSON",
+}
+_TAR_MAGIC_AT: Final = 257
+
+
+def name_other(head: bytes) -> str | None:
+    """Say what `head` is the start of, where it is something well known that is no audio."""
+    if head[_TAR_MAGIC_AT:][:5] == b"ustar":
+        return "a tar archive: its members are read with source.tar"
+    return next((name for magic, name in _OTHERS.items() if head.lstrip().startswith(magic)), None)

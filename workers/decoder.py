@@ -14,14 +14,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from workers import frames
-from workers.decode import AudioInfo, DecodeLimits, Ending
+from workers.decode_settings import DecodeSettings
+from workers.decoded import AudioInfo, Ending
+from workers.headerless import RawAudio
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +36,15 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One object to decode: its bytes, or where they are too many to hold, the path of a private copy."""
+    """One object to decode: its bytes, or where they are too many to hold, the path of a private copy.
+
+    `raw` is what the bytes are if they have no header.
+    """
 
     content: bytes
     path: str | None = None
     size_bytes: int = 0
+    raw: RawAudio | None = None
 
     @property
     def timeout_seconds(self) -> float:
@@ -55,7 +61,10 @@ class Failed:
 
 
 Answer = AudioInfo | np.ndarray | Ending | Failed
-"""What comes of a request, in this order: AudioInfo, int16 samples any number of times, then Ending or Failed."""
+"""What comes of a request, in this order: AudioInfo, int16 samples any number of times, then Ending or Failed.
+
+Samples have shape (n,), or (n, channels) where each of several channels is kept.
+"""
 
 
 class _ChildDied(Exception):
@@ -69,13 +78,9 @@ class _ChildSilent(Exception):
 class Decoder:
     """Decodes recordings in a child process, one after the other, each to an ordered stream of answers."""
 
-    def __init__(self, sample_rate: int, limits: DecodeLimits, command: list[str] | None = None) -> None:
+    def __init__(self, settings: DecodeSettings, command: list[str] | None = None) -> None:
         """Take what every request shares; `command` starts another child than our own (a test's)."""
-        self._header = {
-            "sample_rate": sample_rate,
-            "max_seconds": limits.max_seconds,
-            "max_channels": limits.max_channels,
-        }
+        self._settings = asdict(settings)
         self._command = command or [sys.executable, "-m", "workers.decoder_child", str(os.getpid())]
         self._child: _Child | None = None
 
@@ -112,7 +117,8 @@ class Decoder:
     def _send(self, request: Request) -> None:
         if self._child is None:
             self._child = _Child(self._command)
-        header = {**self._header, "path": request.path}
+        raw = asdict(request.raw) if request.raw else None
+        header = {"settings": self._settings, "raw": raw, "path": request.path}
         self._child.enqueue(frames.pack(frames.REQUEST, header, len(request.content)))
         self._child.enqueue(request.content)
 
@@ -137,7 +143,9 @@ class Decoder:
 
 def _answer(frame: frames.Frame) -> Answer:
     if frame.kind == frames.SAMPLES:
-        return np.frombuffer(frame.payload, dtype=np.int16)
+        samples = np.frombuffer(frame.payload, dtype=np.int16)
+        channels = frame.header.get("channels", 1)
+        return samples if channels == 1 else samples.reshape(-1, channels)
     if frame.kind == frames.OPENED:
         return AudioInfo(**frame.header)
     if frame.kind == frames.ENDED:

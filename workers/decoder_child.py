@@ -16,7 +16,10 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from workers import frames
-from workers.decode import AudioInfo, DecodeError, DecodeLimits, decode
+from workers.decode import decode
+from workers.decode_settings import DecodeLimits, DecodeSettings
+from workers.decoded import AudioInfo, DecodeError
+from workers.headerless import RawAudio
 
 ADDRESS_SPACE_BYTES: Final = 4 << 30
 OPEN_FILES: Final = 64
@@ -33,17 +36,19 @@ class _PipeSink:
         self._out.write(frames.pack(frames.OPENED, asdict(info)))
 
     def samples(self, pcm: np.ndarray) -> None:
-        self._out.write(frames.pack(frames.SAMPLES, {}, pcm.nbytes))
+        header = {} if pcm.ndim == 1 else {"channels": pcm.shape[1]}
+        self._out.write(frames.pack(frames.SAMPLES, header, pcm.nbytes))
         self._out.write(pcm.data)
 
 
 def answer(request: frames.Frame, out: BinaryIO) -> None:
     """Decode one request's object and write the outcome to `out`; whatever it raises becomes a FAILED frame."""
     header = request.header
-    limits = DecodeLimits(header["max_seconds"], header["max_channels"])
+    settings = DecodeSettings(**{**header["settings"], "limits": DecodeLimits(**header["settings"]["limits"])})
+    raw = RawAudio(**header["raw"]) if header["raw"] else None
     try:
         with open(header["path"], "rb") if header["path"] else io.BytesIO(request.payload) as file:
-            ending = decode(file, header["sample_rate"], limits, _PipeSink(out))
+            ending = decode(file, settings, _PipeSink(out), raw)
         out.write(frames.pack(frames.ENDED, asdict(ending)))
     except DecodeError as error:
         out.write(frames.pack(frames.FAILED, {"code": error.code, "message": error.message}))

@@ -53,24 +53,65 @@ class ReadingStopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a recording lies that is no object of its own.
+
+    Attributes:
+        shard: uri of the tar or Parquet file; etag and time of its Source are the shard's.
+        shard_bytes: how big that is.
+        piece: which part of the shard can only be read from its beginning: the whole of a .tar.gz (0), a row group of
+            a Parquet file; None in a .tar, which is read at any byte.
+        offset: the byte its data starts at (.tar), its number among the members (.tar.gz) or its row in the row group.
+    """
+
+    shard: str
+    shard_bytes: int
+    piece: int | None
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
-    """One object at one version, as it was planned. `modified_ns` counts where there is no etag."""
+    """One object at one version, as it was planned. `modified_ns` counts where there is no etag.
+
+    `place` says where it lies if that is inside a shard; the uri is then the shard's, `#`, and the member's name.
+    """
 
     uri: str
     etag: str | None
     size_bytes: int
     modified_ns: int | None
+    place: Place | None = None
+
+    @property
+    def object_uri(self) -> str:
+        """The object that is read: the recording's own, or its shard."""
+        return self.place.shard if self.place else self.uri
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An object's bytes: in memory, or where they are many, in a file at `path`. Release it after use."""
+    """An object's bytes: in memory, or where they are many, in a file at `path`. Release it after use.
+
+    `read_at` is where and when a file that is decoded in place was read, so that a change can be noticed.
+    """
 
     content: bytes
     path: str | None
     size_bytes: int
     sha256: str
     spool: IO[bytes] | None = None
+    read_at: Source | None = None
+
+    def has_changed(self) -> bool:
+        """Whether the file is not any more what was read."""
+        if self.read_at is None or self.path is None:
+            return False
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.read_at.modified_ns or status.st_mtime_ns)
 
     def release(self) -> None:
         """Delete the private copy, if there is one."""
@@ -79,33 +120,58 @@ class Fetched:
 
 
 class _Reader(Protocol):
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the object's bytes; raise FileNotFoundError, PreconditionError, _Changed, or an error of the store."""
+    def chunks(self, start: int, length: int) -> Iterator[bytes]:
+        """Yield an object's bytes from `start`; about `length` are wanted.
+
+        Raises FileNotFoundError, PreconditionError, _Changed, or an error of the store.
+        """
 
 
 def fetch(source: Source, options: Options) -> Fetched:
-    """Read an object at its planned version.
+    """Read an object, or a member of a tar at its place, at its planned version.
 
     Raises:
         ObjectError: it is gone (source_missing), another version (source_changed), or did not come after TRIES
             tries with growing, jittered pauses (fetch_failed).
         ReadingStopped: credentials that no store takes, or no space for a private copy.
     """
-    path = local_path(source.uri)
-    reader = _LocalReader(path, source) if path is not None else _remote_reader(source, options)
     if source.size_bytes <= SPOOL_BYTES:
-        content = _retried(source, lambda: b"".join(_checked(reader.chunks(), source)))
+        content = read_range(source, source.place.offset if source.place else 0, source.size_bytes, options)
         return Fetched(content, None, len(content), hashlib.sha256(content).hexdigest())
-    if path is not None:  # a long local file is decoded where it lies
-        digest = _retried(source, lambda: _digest(_checked(reader.chunks(), source)))
-        return Fetched(b"", path, source.size_bytes, digest)
+    path = local_path(source.object_uri)
+    if path is not None and source.place is None:  # a long local file is decoded where it lies
+        digest = _retried(source, lambda: _digest(_checked(_LocalReader(path, source), source)))
+        return Fetched(b"", path, source.size_bytes, digest, read_at=source)
+    reader = _reader(source, options)
+    return spooled(source, lambda: _checked(reader, source))
+
+
+def read_range(source: Source, start: int, length: int, options: Options) -> bytes:
+    """Return `length` bytes of a source's object from byte `start` of it; all of them, or an error as of fetch."""
+    reader = _reader(source, options)
+    if source.place is None and length == source.size_bytes:
+        return _retried(source, lambda: b"".join(_checked(reader, source)))
+
+    def read() -> bytes:
+        found = bytearray()
+        for chunk in reader.chunks(start, length):
+            found += chunk[: length - len(found)]
+            if len(found) == length:
+                return bytes(found)
+        raise _Changed(f"{length} bytes from {start} were there, and are {len(found)} now")
+
+    return _retried(source, read)
+
+
+def spooled(source: Source, chunks: Callable[[], Iterator[bytes]]) -> Fetched:
+    """Write what `chunks` yields to a private file; ask for it anew where a try fails."""
     spool = _retried(source, lambda: tempfile.NamedTemporaryFile(prefix="phonolake-"))  # noqa: SIM115 - until release()
     try:
-        digest = _retried(source, lambda: _spool(_checked(reader.chunks(), source), spool.name))
-    except ObjectError:
+        digest = _retried(source, lambda: _spool(chunks(), spool.name))
+    except BaseException:
         spool.close()  # the error is kept for a while, and would keep the file
         raise
-    return Fetched(b"", spool.name, source.size_bytes, digest, spool)
+    return Fetched(b"", spool.name, os.stat(spool.name).st_size, digest, spool)
 
 
 def local_path(uri: str) -> str | None:
@@ -119,14 +185,17 @@ class _Changed(Exception):
     """The object is not the planned version."""
 
 
-def _checked(chunks: Iterator[bytes], source: Source) -> Iterator[bytes]:
-    """Pass chunks on; stop where the object is not as long as planned, before more is held than was planned for."""
-    seen = 0
-    for chunk in chunks:
-        seen += len(chunk)
+def _checked(reader: _Reader, source: Source) -> Iterator[bytes]:
+    """Yield a source's bytes; stop where it is not as long as planned, before more is held than was planned for."""
+    seen, inside = 0, source.place is not None
+    for chunk in reader.chunks(source.place.offset if source.place else 0, source.size_bytes):
+        wanted = chunk[: source.size_bytes - seen] if inside else chunk
+        seen += len(wanted)
         if seen > source.size_bytes:
             raise _Changed(f"it was {source.size_bytes} bytes and is longer now")
-        yield chunk
+        yield wanted
+        if inside and seen == source.size_bytes:
+            return
     if seen < source.size_bytes:
         raise _Changed(f"it was {source.size_bytes} bytes and is {seen} now")
 
@@ -185,12 +254,13 @@ class _LocalReader:
     path: str
     source: Source
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self, start: int, length: int) -> Iterator[bytes]:
         with open(self.path, "rb", buffering=0) as file:
             modified_ns = os.fstat(file.fileno()).st_mtime_ns
             if self.source.modified_ns not in (None, modified_ns):
                 raise _Changed("its modification time is another now")
-            step = min(CHUNK_BYTES, self.source.size_bytes + 1)  # as much memory as it takes, and one byte too many
+            file.seek(start)
+            step = min(CHUNK_BYTES, length + 1)  # as much memory as it takes, and one byte too many
             while chunk := file.read(step):
                 yield chunk
 
@@ -199,11 +269,13 @@ class _LocalReader:
 class _ObstoreReader:
     store: Any
     key: str
-    etag: str | None
+    source: Source
 
-    def chunks(self) -> Iterator[bytes]:
-        condition = {"if_match": f'"{self.etag}"'} if self.etag else {}
-        for chunk in obstore.get(self.store, self.key, options=condition).stream(min_chunk_size=CHUNK_BYTES):
+    def chunks(self, start: int, length: int) -> Iterator[bytes]:
+        options: dict[str, Any] = {"if_match": f'"{self.source.etag}"'} if self.source.etag else {}
+        if start or length < (self.source.place.shard_bytes if self.source.place else self.source.size_bytes):
+            options["range"] = (start, start + length)
+        for chunk in obstore.get(self.store, self.key, options=options).stream(min_chunk_size=CHUNK_BYTES):
             yield bytes(chunk)
 
 
@@ -212,9 +284,14 @@ class _FsspecReader:
     filesystem: Any
     path: str
 
-    def chunks(self) -> Iterator[bytes]:
+    source: Source
+
+    def chunks(self, start: int, length: int) -> Iterator[bytes]:
+        if self.source.etag and etag_of(self.filesystem.info(self.path)) != self.source.etag:
+            raise _Changed(f"its etag is no longer {self.source.etag}")
         with self.filesystem.open(self.path, "rb", cache_type="none") as file:
-            while chunk := file.read(CHUNK_BYTES):
+            file.seek(start)
+            while chunk := file.read(min(CHUNK_BYTES, length + 1)):
                 yield chunk
 
 
@@ -229,12 +306,22 @@ def split_s3(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _remote_reader(source: Source, options: Options) -> _Reader:
-    bucket, key = split_s3(source.uri) if is_s3(source.uri) else ("", "")
+def _reader(source: Source, options: Options) -> _Reader:
+    uri = source.object_uri
+    path = local_path(uri)
+    if path is not None:
+        return _LocalReader(path, source)
+    bucket, key = split_s3(uri) if is_s3(uri) else ("", "")
     if key and not set(key.split("/")) & {"", ".", ".."}:  # obstore takes no such parts; s3fs does
-        return _ObstoreReader(s3_store(bucket, tuple(sorted(options.items()))), key, source.etag)
-    filesystem, path = fsspec.core.url_to_fs(source.uri, **fsspec_options(source.uri, options))
-    return _FsspecReader(filesystem, path)
+        return _ObstoreReader(s3_store(bucket, tuple(sorted(options.items()))), key, source)
+    filesystem, path = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))
+    return _FsspecReader(filesystem, path, source)
+
+
+def etag_of(info: Mapping[str, Any]) -> str | None:
+    """Return what an fsspec file system calls an object's version, None where it has none."""
+    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
+    return str(etag).strip('"') if etag else None
 
 
 def fsspec_options(uri: str, options: Options) -> dict[str, Any]:

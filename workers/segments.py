@@ -21,6 +21,7 @@ class Segment:
     """A span of a recording: samples `start` up to `end`, as mono int16 `pcm`, the `index`-th of the recording.
 
     `speech_ratio` is the part of it in which speech was detected, in [0, 1]; None where nobody looked for speech.
+    `channel` is the object's channel it was cut from, from 0; None where channels were mixed.
     """
 
     index: int
@@ -28,6 +29,7 @@ class Segment:
     end: int
     pcm: np.ndarray
     speech_ratio: float | None
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,10 @@ class Segmenter(Protocol):
     @property
     def speech_samples(self) -> int | None:
         """How many samples of speech the segments so far hold; None where nobody looks for speech."""
+
+    @property
+    def next_start(self) -> int:
+        """The sample before which no segment that is not handed out yet can start."""
 
     def push(self, pcm: np.ndarray) -> list[Segment]:
         """Take the next samples (1-D int16; ValueError otherwise); return the segments that are complete."""
@@ -143,22 +149,23 @@ class _Windower:
         segments = []
         for start in range(0, len(pcm), BLOCK):
             self._tape.append(pcm[start : start + BLOCK])
-            while self._start + self._length <= self._tape.end:
-                segments.append(self._cut(self._start + self._length))
+            while self.next_start + self._length <= self._tape.end:
+                segments.append(self._cut(self.next_start + self._length))
         return segments
 
     def finish(self) -> list[Segment]:
-        held = self._start - self._hop + self._length if self._index else 0  # where the window before this one ends
+        held = self.next_start - self._hop + self._length if self._index else 0  # where the window before this one ends
         return [self._cut(self._tape.end)] if self._tape.end > held else []
 
     @property
-    def _start(self) -> int:
+    def next_start(self) -> int:
         return self._index * self._hop
 
     def _cut(self, end: int) -> Segment:
-        segment = Segment(self._index, self._start, end, self._tape.read(self._start, end).copy(), None)
+        start = self.next_start
+        segment = Segment(self._index, start, end, self._tape.read(start, end).copy(), None)
         self._index += 1
-        self._tape.forget(self._start)
+        self._tape.forget(self.next_start)
         return segment
 
 
@@ -218,9 +225,12 @@ class _SpeechCutter:
         elif self._open and self._is_parted(self._open, self._finder.horizon):
             self._close(self._open)
             self._open = None
-        needed = self._open.start if self._open else self._finder.horizon
-        self._samples.forget(needed)
-        self._probabilities.forget(needed // FRAME)
+        self._samples.forget(self.next_start)
+        self._probabilities.forget(self.next_start // FRAME)
+
+    @property
+    def next_start(self) -> int:
+        return self._open.start if self._open else self._finder.horizon
 
     def _listen(self, probabilities: np.ndarray) -> list[Span]:
         self._probabilities.append(probabilities)

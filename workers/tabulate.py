@@ -114,7 +114,7 @@ def _recordings(block: pa.Table, keys: RunKeys) -> pa.Table:
 
 def _segments(block: pa.Table, keys: RunKeys) -> pa.Table:
     block = block.filter(pc.is_valid(block["segment_index"]))
-    names = ("segment_index", "start_seconds", "end_seconds", "speech_ratio")
+    names = ("segment_index", "start_seconds", "end_seconds", "speech_ratio", "channel")
     columns = {name: block[name] for name in names}
     columns["segment_id"] = ids.segment_ids(block["recording_id"], block["segment_index"])
     return _keyed("segments", block["recording_id"], keys, columns)

@@ -14,6 +14,8 @@ import pytest
 import ray
 import s3fs
 
+from workers.objects import s3_store
+
 ACCESS_KEY, SECRET_KEY = "phonolake-test", "phonolake-test-secret"
 
 
@@ -71,6 +73,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with open(folder / "weed.log", "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
         os.environ.update(environment)
+        _forget_other_servers()
         try:
             _await(S3Server(environment), folder / "weed.log")
             yield S3Server(environment)
@@ -79,6 +82,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             server.wait()
             for name in environment:
                 os.environ.pop(name, None)
+            _forget_other_servers()
+
+
+def _forget_other_servers() -> None:
+    """Drop what clients keep of a server: they are told apart by their arguments, and not by the environment."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    s3_store.cache_clear()
 
 
 def _await(server: S3Server, log: Path) -> None:

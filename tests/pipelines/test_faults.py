@@ -44,8 +44,9 @@ from pipelines.backends import S3, Disk
 from pipelines.errors import PhonolakeError, RecipeError, StoreError
 from pipelines.gc import collect_garbage
 from pipelines.graph import Task, planned_recordings
+from pipelines.ledger import load_ledger
 from pipelines.receipts import collect, covered
-from pipelines.runs import find_runs, load_ledger, load_plan, load_seal
+from pipelines.runs import find_runs, load_plan, load_seal
 from pipelines.sink import LakeSink
 from pipelines.store import TRIES, Store
 from schemas import layout, records

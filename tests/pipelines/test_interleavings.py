@@ -198,7 +198,7 @@ def make_stage() -> Iterator[Callable[..., Stage]]:
         return made[-1]
 
     yield make
-    for stage in made:
+    for stage in reversed(made):  # each took the place of the one before
         stage.bench.close()
 
 

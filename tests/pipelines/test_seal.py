@@ -6,8 +6,9 @@ from threading import Barrier
 from hand_made import CORPUS, RECIPE, STAGES, closing, listing, planned, segment, whole, write_receipt
 from test_publish import decided, publish_here
 
+from pipelines.ledger import load_ledger
 from pipelines.plan import find_delta, write_plan
-from pipelines.runs import Runs, find_runs, load_ledger, load_seal, read_table
+from pipelines.runs import Runs, find_runs, load_seal, read_table
 from pipelines.seal import seal
 from pipelines.stages import Stage
 from pipelines.store import Store

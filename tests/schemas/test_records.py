@@ -113,6 +113,8 @@ def test_the_parquet_files_beside_the_records_keep_their_columns():
         "metadata",
         "stages",
         "only",
+        "place",
+        "problem",
     ]
     assert records.VERDICT.names == ["recording_id", "segment_index", "receipt", "outcome", "seconds"]
     assert records.LEDGER.names == ["recording_id", "uri", "size_bytes", "outcome", "stages"]

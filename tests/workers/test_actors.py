@@ -9,7 +9,7 @@ import torch
 
 from schemas import wire
 from workers.actors import ModelStage, PoolMember, PoolSpec
-from workers.decode import DecodeLimits
+from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoder import Decoder, Request
 from workers.weights import ModelError, resolve
 
@@ -43,7 +43,7 @@ def member(spec):
 @pytest.fixture(scope="module")
 def clips():
     """The clips' samples, each whole."""
-    decoder = Decoder(RATE, DecodeLimits(60, 2))
+    decoder = Decoder(DecodeSettings(RATE, DecodeLimits(60, 2)))
     found = []
     for name in CLIPS:
         answers = decoder.stream([Request((CORPUS / name).read_bytes())])

@@ -71,7 +71,7 @@ def test_what_a_muxer_writes_is_told_from_every_other(muxer, codec, expected):
 
 def test_every_demuxer_we_pin_is_one_that_ffmpeg_has():
     kinds = [value for value in vars(container).values() if isinstance(value, container.Container)]
-    assert len(kinds) == 16
+    assert len(kinds) == 22
     for kind in kinds:
         assert av.ContainerFormat(kind.demuxer, "r").is_input
 

@@ -14,9 +14,11 @@ import soundfile
 import soxr
 
 from schemas.failures import CODES
-from workers import decode as decoding
+from workers import container, libsndfile
 from workers.container import Container
-from workers.decode import AudioInfo, DecodeError, DecodeLimits, decode, to_int16
+from workers.decode import decode, to_int16
+from workers.decode_settings import DecodeLimits, DecodeSettings
+from workers.decoded import AudioInfo, DecodeError, Ending
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4"}
@@ -39,7 +41,7 @@ class Heard:
     def samples(self, pcm):
         assert self.info is not None
         assert pcm.dtype == np.int16
-        assert pcm.ndim == 1
+        assert pcm.flags.c_contiguous
         self.blocks.append(pcm)
 
     @property
@@ -47,16 +49,16 @@ class Heard:
         return np.concatenate(self.blocks)
 
 
-def heard(content, rate=RATE, limits=LIMITS):
+def heard(content, rate=RATE, limits=LIMITS, raw=None, **choice):
     sink = Heard()
-    ending = decode(io.BytesIO(content), rate, limits, sink)
+    ending = decode(io.BytesIO(content), DecodeSettings(rate, limits, **choice), sink, raw)
     return sink.info, ending, sink.pcm
 
 
-def refusal(content, rate=RATE, limits=LIMITS):
+def refusal(content, rate=RATE, limits=LIMITS, raw=None, **choice):
     sink = Heard()
     with pytest.raises(DecodeError) as caught:
-        decode(io.BytesIO(content), rate, limits, sink)
+        decode(io.BytesIO(content), DecodeSettings(rate, limits, **choice), sink, raw)
     assert caught.value.code in CODES
     return caught.value
 
@@ -239,7 +241,7 @@ def test_what_is_above_the_wires_band_does_not_fold_back_into_it():
 def test_resampling_does_not_depend_on_where_blocks_end(monkeypatch):
     content = written(sine(1000, 44_100), 44_100)
     _, _, whole = heard(content)
-    monkeypatch.setattr(decoding, "BLOCK_FRAMES", 777)
+    monkeypatch.setattr(libsndfile, "BLOCK_FRAMES", 777)
     _, _, pieces = heard(content)
     assert len(pieces) == len(whole)
     assert np.abs(pieces.astype(int) - whole).max() <= 1
@@ -371,7 +373,7 @@ def quiet_then_loud():
 def test_raw_aac_declares_no_length_and_is_not_partial_for_starting_quietly():
     info, ending, _ = heard(muxed(quiet_then_loud(), RATE, "adts", "aac"))
     assert info.declared_seconds is None
-    assert ending == decoding.Ending(pytest.approx(30, abs=CODEC_DELAY_SECONDS), None)
+    assert ending == Ending(pytest.approx(30, abs=CODEC_DELAY_SECONDS), None)
 
 
 def test_a_variable_mp3_without_its_xing_frame_declares_no_length():
@@ -383,7 +385,7 @@ def test_a_variable_mp3_without_its_xing_frame_declares_no_length():
     assert b"Xing" in content[:second_frame]
     info, ending, _ = heard(content[second_frame:])
     assert info.declared_seconds is None
-    assert ending == decoding.Ending(pytest.approx(30, abs=CODEC_DELAY_SECONDS), None)
+    assert ending == Ending(pytest.approx(30, abs=CODEC_DELAY_SECONDS), None)
 
 
 # What a header claims
@@ -434,7 +436,7 @@ def test_a_long_wav_streams_through_in_flat_memory():
     file = io.BytesIO(content)
     tracemalloc.start()
     try:
-        decode(file, RATE, LIMITS, sink)
+        decode(file, DecodeSettings(RATE, LIMITS), sink)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -561,7 +563,7 @@ def test_even_a_demuxer_that_opens_other_files_is_kept_from_it(demuxer, playlist
     with av.open(str(script), format=demuxer, options={"safe": "0"} if demuxer == "concat" else {}) as opened:
         assert next(opened.decode(audio=0)).samples  # FFmpeg does open it, left to itself
     os.utime(target, ns=(0, 0))
-    monkeypatch.setattr(decoding.container, "sniff", lambda head: Container("playlist", demuxer))
+    monkeypatch.setattr(container, "by_signature", lambda head: Container("playlist", demuxer))
     assert refusal(script.read_bytes()).code in ("unreadable", "no_audio_track")
     assert target.stat().st_atime_ns == 0  # nobody read it
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from workers import decoder as decoding
-from workers.decode import AudioInfo, DecodeLimits, Ending, decode
+from workers.decode import decode
+from workers.decode_settings import DecodeLimits, DecodeSettings
+from workers.decoded import AudioInfo, Ending
 from workers.decoder import Decoder, Failed, Request
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,7 @@ CORPUS = ROOT / "pipelines" / "demo" / "corpus"
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4"}
 FILES = sorted(path for path in CORPUS.rglob("*") if path.suffix in SUFFIXES)
 RATE = 16_000
-LIMITS = DecodeLimits(max_seconds=3600, max_channels=8)
+SETTINGS = DecodeSettings(RATE, DecodeLimits(max_seconds=3600, max_channels=8))
 GOOD = (CORPUS / "en/beep.wav").read_bytes()
 MARKER = b"MISBEHAVE"
 
@@ -54,7 +56,7 @@ ENDS = {
 
 @pytest.fixture(scope="module")
 def decoder():
-    ours = Decoder(RATE, LIMITS)
+    ours = Decoder(SETTINGS)
     yield ours
     ours.close()
 
@@ -65,7 +67,7 @@ def misbehaving():
 
     def make(misbehaviour):
         script = CHILD.replace("{misbehaviour}", misbehaviour)
-        made.append(Decoder(RATE, LIMITS, command=[sys.executable, "-c", script]))
+        made.append(Decoder(SETTINGS, command=[sys.executable, "-c", script]))
         return made[-1]
 
     yield make
@@ -128,7 +130,7 @@ def test_the_child_gives_the_very_samples_that_decode_gives(decoder):
     assert len(groups) == len(contents) == 26
     for content, group in zip(contents, groups, strict=True):
         sink = Heard()
-        ending = decode(io.BytesIO(content), RATE, LIMITS, sink)
+        ending = decode(io.BytesIO(content), SETTINGS, sink)
         assert group[0] == sink.info
         assert group[-1] == ending
         np.testing.assert_array_equal(samples(group), np.concatenate(sink.blocks))
@@ -315,9 +317,9 @@ def test_close_ends_the_child_and_may_be_called_twice(decoder):
 PARENT = """
 import sys, time
 from pathlib import Path
-from workers.decode import DecodeLimits
+from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoder import Decoder, Request
-decoder = Decoder(16000, DecodeLimits(3600, 8))
+decoder = Decoder(DecodeSettings(16000, DecodeLimits(3600, 8)))
 content = Path(sys.argv[1]).read_bytes()
 answers = decoder.stream([Request(content)] * int(sys.argv[2]))
 next(answers)

@@ -13,9 +13,11 @@ import pytest
 from schemas import ids, wire
 from schemas.failures import CODES, TRANSIENT
 from workers import objects
-from workers.decode import DecodeLimits
-from workers.ingest import Ingester, IngestSettings, Recording
+from workers.decode_settings import DecodeLimits, DecodeSettings
+from workers.ingest import Ingester, IngestSettings
+from workers.loading import SourceSettings
 from workers.objects import Source
+from workers.recording import Recording
 from workers.segments import SegmentSettings
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"
@@ -32,7 +34,9 @@ ANSWER_SECONDS, OVERLAP = 8.2, 2  # a block of the decoder at 8 kHz; each sample
 
 
 def settings(by, **changes):
-    plain = IngestSettings(RATE, SETTINGS[by], DecodeLimits(3600, 8), 100 << 20, (), 20.0)
+    plain = IngestSettings(
+        DecodeSettings(RATE, DecodeLimits(3600, 8)), SETTINGS[by], SourceSettings((), 100 << 20), 20.0
+    )
     return replace(plain, **changes)
 
 
@@ -147,7 +151,9 @@ def test_windows_cover_all_of_the_audio():
 
 def test_whole_is_the_whole_recording():
     clip = CORPUS / "en/invalid.wav"
-    (_, rows), *others = rows_by_recording(ingested([planned(clip)], settings("whole", sample_rate=8000)))
+    (_, rows), *others = rows_by_recording(
+        ingested([planned(clip)], settings("whole", decode=DecodeSettings(8000, DecodeLimits(3600, 8))))
+    )
     assert not others
     assert rows[0]["pcm"] == clip.read_bytes()[44:]
     assert rows[1]["closing"]["decoded_seconds"] == rows[0]["end_seconds"]
@@ -186,7 +192,7 @@ def test_blocks_are_cut_once_they_hold_their_seconds(demo):
 
 def test_an_object_larger_than_the_limit_is_refused_unread():
     clips = [CORPUS / "en/beep.wav", CORPUS / "en/demo-echotest.mp3", CORPUS / "en/vm-goodbye.wav"]
-    found = rows_by_recording(ingested(map(planned, clips), settings("whole", max_bytes=20_000)))
+    found = rows_by_recording(ingested(map(planned, clips), settings("whole", source=SourceSettings((), 20_000))))
     closings = [rows[-1]["closing"] for _, rows in found]
     assert [closing["status"] for closing in closings] == ["ok", "failed", "ok"]
     failure = closings[1]["failure"]
@@ -197,7 +203,10 @@ def test_an_object_larger_than_the_limit_is_refused_unread():
 
 def test_a_recording_longer_than_the_limit_fails_whole():
     found = rows_by_recording(
-        ingested([planned(CORPUS / "en/tt-monkeys.ogg")], settings("windows", limits=DecodeLimits(5, 8)))
+        ingested(
+            [planned(CORPUS / "en/tt-monkeys.ogg")],
+            settings("windows", decode=DecodeSettings(RATE, DecodeLimits(5, 8))),
+        )
     )
     closing = found[0][1][-1]["closing"]
     assert closing["failure"]["code"] == "limit_seconds"

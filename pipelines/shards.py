@@ -1,0 +1,244 @@
+"""What lies inside shards: the members of WebDataset tars, the rows of Parquet files with a column of audio.
+
+A shard is looked through once, from its headers, and what was found is kept beside the runs' records, named after the
+shard's version; so the next night lists new shards only.
+"""
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.errors import RecipeError, StoreError
+from pipelines.listing import LISTING
+from pipelines.parquet import to_parquet
+from pipelines.store import Store
+from schemas import layout
+from workers.objects import ObjectError, Options, ReadingStopped, Source
+from workers.shards import DAMAGE, STREAM_BUFFER, audio_columns, entries, is_gzipped, open_shard, open_tar
+
+_Member = dict[str, Any]  # name, size, piece, offset; metadata, problem where there are any
+
+READERS: Final = 16
+FORMAT: Final = 1  # of what is kept; raise it when that changes
+HEADER_BUFFER: Final = 256 << 10  # bytes of a request where headers are read: a few small members, or one big one's
+TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
+PARQUET_SUFFIXES: Final = (".parquet", ".pq")
+SIDECARS: Final = frozenset({".json", ".txt", ".cls"})
+"""Members that say something about the audio of the same name: they become its metadata."""
+OTHERS: Final = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".npy", ".npz", ".pt", ".pth", ".pkl", ".pyd", ".index", ".md", ".csv"}
+)
+"""Members that are no audio and say nothing of it."""
+SIDECAR_BYTES: Final = 1 << 20  # what a sidecar may have to be read
+
+
+@dataclass(frozen=True, slots=True)
+class KeptShards:
+    """Where it is kept what lies inside the shards of a corpus, and whether what is found is added."""
+
+    store: Store
+    corpus: str
+    adds: bool
+
+    def read(self, version: str) -> pa.Table | None:
+        """Return what lies inside a shard, by the digest of its version; None where nobody looked yet."""
+        try:
+            content = self.store.read(layout.shard_file(self.corpus, version))
+        except FileNotFoundError:
+            return None
+        return pq.read_table(pa.BufferReader(content)).cast(LISTING)
+
+    def keep(self, version: str, members: pa.Table) -> None:
+        """Keep what lies inside a shard; whoever keeps it keeps the same."""
+        if self.adds:
+            self.store.put(layout.shard_file(self.corpus, version), to_parquet(members))
+
+
+def list_tars(shards: pa.Table, options: Options, kept: KeptShards | None) -> pa.Table:
+    """Return the members of tars (schema LISTING of the shards) that may be audio, schema LISTING.
+
+    Raises:
+        StoreError: a shard could not be read.
+    """
+    return _members(shards, kept, "tar", lambda shard: _tar_members(shard, options))
+
+
+def list_parquets(shards: pa.Table, options: Options, kept: KeptShards | None, audio_column: str | None) -> pa.Table:
+    """Return the rows of Parquet files (schema LISTING of the files), schema LISTING.
+
+    Raises:
+        RecipeError: a file has no column of audio, or several.
+        StoreError: a file could not be read.
+    """
+    how = f"parquet {audio_column}"
+    return _members(shards, kept, how, lambda shard: _parquet_rows(shard, options, audio_column))
+
+
+def _members(
+    shards: pa.Table, kept: KeptShards | None, how: str, look: Callable[[Source], Iterable[_Member]]
+) -> pa.Table:
+    def members(row: dict[str, Any]) -> pa.Table:
+        shard = Source(row["uri"], row["etag"], row["size_bytes"], row["modified_ns"])
+        told = (FORMAT, how, shard.uri, shard.etag, shard.size_bytes, shard.modified_ns)
+        version = hashlib.sha256("\0".join(map(str, told)).encode()).hexdigest()[:32]
+        if kept is not None and (found := kept.read(version)) is not None:
+            return found
+        try:
+            found = pa.Table.from_pylist([_as_listed(shard, member) for member in look(shard)], LISTING)
+        except ObjectError as error:
+            raise StoreError(f"cannot list what is in {shard.uri}: {error.message}") from error
+        except ReadingStopped as error:
+            raise StoreError(f"cannot list what is in {shard.uri}: {error}") from error
+        if kept is not None:
+            kept.keep(version, found)
+        return found
+
+    with ThreadPoolExecutor(READERS) as readers:
+        return pa.concat_tables([LISTING.empty_table(), *readers.map(members, shards.to_pylist())])
+
+
+def _as_listed(shard: Source, member: dict[str, Any]) -> dict[str, Any]:
+    place = {"shard": shard.uri, "shard_bytes": shard.size_bytes, "piece": member["piece"], "offset": member["offset"]}
+    return {
+        "uri": f"{shard.uri}#{member['name']}",
+        "etag": shard.etag,
+        "size_bytes": member["size"],
+        "modified_ns": shard.modified_ns,
+        "metadata": member.get("metadata"),
+        "place": place,
+        "problem": member.get("problem"),
+    }
+
+
+# Tar
+
+
+def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
+    """Yield the members that may be audio, each with what its sidecars say."""
+    gzipped = is_gzipped(shard.uri)
+    members: list[dict[str, Any]] = []
+    notes: dict[str, list[tuple[str, str]]] = {}
+    try:
+        with open_tar(shard, options, STREAM_BUFFER if gzipped else HEADER_BUFFER) as tar:
+            for number, entry in enumerate(entries(tar)):
+                suffix = PurePosixPath(entry.name).suffix.lower()
+                if suffix in SIDECARS and entry.isreg() and entry.size <= SIDECAR_BYTES:
+                    content = tar.extractfile(entry)
+                    notes.setdefault(_key(entry.name), []).extend(_notes(suffix, content.read() if content else b""))
+                elif not entry.isdir() and suffix not in OTHERS | SIDECARS:
+                    members.append(_member(shard, entry, number, gzipped=gzipped))
+    except DAMAGE as error:
+        message = f"{shard.uri} is damaged after {len(members)} members: {type(error).__name__}: {error}"
+        damage = {"code": "shard_damaged", "message": message}
+        members.append({"name": "", "size": 0, "piece": None, "offset": 0, "problem": damage})
+    for member in _each_name_once(members):
+        yield {**member, "metadata": notes.get(_key(member["name"]))}
+
+
+def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool) -> dict[str, Any]:
+    problem = None
+    if entry.name.startswith("/") or ".." in PurePosixPath(entry.name).parts:
+        problem = f"{shard.uri} holds a member whose name leads out of it: {entry.name!r}"
+    elif not entry.isreg():
+        problem = f"{shard.uri}#{entry.name} is a link or a device, which is never followed"
+    return {
+        "name": entry.name,
+        "size": entry.size if entry.isreg() else 0,
+        "piece": 0 if gzipped else None,
+        "offset": number if gzipped else entry.offset_data,
+        "problem": {"code": "source_refused", "message": problem} if problem else None,
+    }
+
+
+def _each_name_once(members: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the members, of those that bear one name the last, which is the one that tar would leave behind."""
+    return list({member["name"]: member for member in members}.values())
+
+
+def _key(name: str) -> str:
+    """Return what members of one sample share: the path up to the first dot of the file's name (WebDataset)."""
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.split('.', 1)[0]}"
+
+
+def _notes(suffix: str, content: bytes) -> Iterator[tuple[str, str]]:
+    text = content.decode("utf-8", errors="replace").strip()
+    if suffix != ".json":
+        yield suffix[1:], text
+        return
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = text
+    if not isinstance(told, dict):
+        told = {"json": told}
+    for name, value in told.items():
+        if value is not None:
+            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# Parquet
+
+
+def _parquet_rows(shard: Source, options: Options, audio_column: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file; what is not audio and not nested becomes metadata, as text."""
+    try:
+        with open_shard(shard, options, HEADER_BUFFER) as file, pq.ParquetFile(file, pre_buffer=False) as opened:
+            name, path = audio_columns(opened.schema_arrow, audio_column)
+            others = [field.name for field in opened.schema_arrow if field.name != name and _is_plain(field.type)]
+            paths = [f"{name}.path"] if path != name and _has_path(opened.schema_arrow.field(name)) else []
+            first = 0
+            for group in range(opened.num_row_groups):
+                rows = opened.read_row_group(group, columns=[*others, *paths])
+                size = _audio_bytes(opened.metadata.row_group(group), path)
+                yield from _listed_rows(rows, group, first, size, name if paths else None, others)
+                first += opened.metadata.row_group(group).num_rows
+    except ValueError as error:
+        raise RecipeError(f"{shard.uri} cannot be a source: {error}") from None
+    except DAMAGE as error:
+        message = f"{shard.uri} cannot be read as Parquet: {type(error).__name__}: {error}"
+        damage = {"code": "shard_damaged", "message": message}
+        yield {"name": "", "size": 0, "piece": None, "offset": 0, "problem": damage}
+
+
+def _listed_rows(
+    rows: pa.Table, group: int, first: int, size: int, struct: str | None, others: list[str]
+) -> Iterator[dict[str, Any]]:
+    texts = [pc.cast(rows[name], pa.string()).to_pylist() for name in others]
+    names = pc.struct_field(rows[struct], "path").to_pylist() if struct else [None] * rows.num_rows
+    for row in range(rows.num_rows):
+        told = [(name, values[row]) for name, values in zip(others, texts, strict=True) if values[row] is not None]
+        if names[row]:
+            told.append(("path", names[row]))
+        yield {
+            "name": str(first + row),
+            "size": size // max(1, rows.num_rows),  # about: what it is, is known when it is read
+            "piece": group,
+            "offset": row,
+            "metadata": told,
+        }
+
+
+def _audio_bytes(group: pq.RowGroupMetaData, path: str) -> int:
+    columns = (group.column(number) for number in range(group.num_columns))
+    return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == path)
+
+
+def _has_path(field: pa.Field) -> bool:
+    return bool(field.type.get_field_index("path") >= 0)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Whether values of a type can be written as text: no bytes, nothing nested."""
+    nested = pa.types.is_nested(kind) or pa.types.is_dictionary(kind)
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+    return not nested and not binary

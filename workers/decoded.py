@@ -1,0 +1,69 @@
+"""What decoding gives: the header's facts, blocks of samples, and how it ended."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from workers.decode_settings import LOWEST_RATE, DecodeLimits
+
+BLOCK_FRAMES: Final = 1 << 16  # frames a block on the way in: 1.4 s at 48 kHz
+
+FloatBlocks = Iterator[np.ndarray]
+"""Consecutive float32 blocks in [-1, 1), shape (frames, channels), of at most about BLOCK_FRAMES frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a recording is, as far as its header can be believed."""
+
+    container: str
+    codec: str
+    sample_rate: int
+    channels: int
+    declared_seconds: float | None
+    decoder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the decoding of a recording ended: seconds decoded, and what damage ended it early, if any did."""
+
+    decoded_seconds: float
+    damage: str | None
+
+
+class Sink(Protocol):
+    """Who takes what a decoder finds, in this order: opened once, samples any number of times."""
+
+    def opened(self, info: AudioInfo) -> None:
+        """Take the header's facts."""
+
+    def samples(self, pcm: np.ndarray) -> None:
+        """Take the next int16 samples, shape (n,) of one channel, or (n, channels) where each is kept."""
+
+
+class DecodeError(Exception):
+    """The recording cannot be decoded; `code` is one of schemas.failures.CODES. Make it a failure row."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class Damage(Exception):
+    """Decoding broke off after some audio."""
+
+
+def check_header(info: AudioInfo, limits: DecodeLimits) -> None:
+    """Raise DecodeError where a header alone says that a limit is passed; called before a block is allocated."""
+    if info.channels > limits.max_channels:
+        raise DecodeError(
+            "limit_channels", f"{info.channels} channels; limits.max_channels allows {limits.max_channels}"
+        )
+    if not LOWEST_RATE <= info.sample_rate <= limits.max_rate:
+        raise DecodeError(
+            "limit_rate", f"{info.sample_rate} Hz; allowed are {LOWEST_RATE} Hz to limits.max_rate, {limits.max_rate}"
+        )

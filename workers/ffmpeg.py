@@ -1,0 +1,154 @@
+"""Reading with FFmpeg through PyAV: every container and codec that libsndfile does not know.
+
+FFmpeg is given bytes only, never a path or a URL; the demuxer is pinned from the magic number; nested opens (playlists,
+external references) are refused, and so is every protocol.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import BinaryIO, Final, NoReturn
+
+import av
+import av.error
+import numpy as np
+from av.stream import Discard
+
+from workers import container
+from workers.container import Container
+from workers.decode_settings import DecodeLimits
+from workers.decoded import BLOCK_FRAMES, AudioInfo, Damage, DecodeError, FloatBlocks, check_header
+
+_GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3)  # FFmpeg guesses from the first bit rate
+_SCALES: Final = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+
+
+def open_media(
+    file: BinaryIO, kind: Container, limits: DecodeLimits, track: int | str, demuxer_options: dict[str, str]
+) -> tuple[AudioInfo, FloatBlocks]:
+    """Open `file` with the demuxer of `kind`; return the facts and the samples of one audio track.
+
+    Raises:
+        DecodeError: it cannot be opened, has no such track, or no frame decodes.
+    """
+    try:
+        source = av.open(
+            file,
+            mode="r",
+            format=kind.demuxer,
+            container_options={**demuxer_options, "protocol_whitelist": ""},
+            io_open=_refuse_nested_open,
+            metadata_errors="replace",
+        )
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        raise DecodeError("unreadable", f"not a readable {kind.name}: {error}") from None
+    stream = _chosen_track(source, kind, track)
+    try:
+        first = next(frames := _frames(source, stream), None)
+    except Damage as broken:
+        raise DecodeError("unreadable", f"no frame of the {kind.name} decodes: {broken}") from None
+    if first is None:
+        raise DecodeError("empty", f"the audio track of the {kind.name} holds no frames")
+    length_is_told = kind not in _GUESSED_LENGTH and not demuxer_options
+    info = AudioInfo(
+        container=kind.name,
+        codec=stream.codec_context.name,
+        sample_rate=first.sample_rate,
+        channels=len(first.layout.channels),
+        declared_seconds=_declared_seconds(source, stream) if length_is_told else None,
+        decoder=f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",
+    )
+    check_header(info, limits)
+    return info, _blocks(itertools.chain([first], frames), info.sample_rate)
+
+
+def _refuse_nested_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError(f"the container asks to open {url!r}; only the object itself is read")
+
+
+def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted: int | str) -> "av.AudioStream":
+    tracks = source.streams.audio
+    if not tracks:
+        raise DecodeError("no_audio_track", f"the {kind.name} holds no audio track")
+    chosen: list[av.AudioStream] = [
+        track for position, track in enumerate(tracks) if wanted in (position, track.language) or len(tracks) == 1
+    ]
+    if not chosen:
+        languages = ", ".join(track.language or "untold" for track in tracks)
+        raise DecodeError(
+            "no_audio_track",
+            f"the {kind.name} holds {len(tracks)} audio tracks ({languages}); audio.track asks for {wanted!r}",
+        )
+    for stream in source.streams:
+        if stream is not chosen[0]:
+            stream.discard = Discard.all  # pictures are not even read where the container has an index
+    return chosen[0]
+
+
+def _declared_seconds(source: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return source.duration / av.time_base if source.duration else None
+
+
+def _frames(source: "av.container.InputContainer", stream: "av.AudioStream") -> "Iterator[av.AudioFrame]":
+    """Yield decoded frames; packets that do not decode are passed over, and told of as damage at the end.
+
+    What comes before the first good frame does not count: encoders put odd things there.
+    """
+    stream.thread_type = "NONE"  # one thread: cores belong to the workers around us
+    good = broken = 0
+    reason = ""
+    try:
+        for packet in source.demux(stream):
+            try:
+                for frame in packet.decode():
+                    good += 1
+                    yield frame
+            except av.error.InvalidDataError as error:
+                broken, reason = broken + 1, str(error)
+                if not good:
+                    broken = 0
+    except (av.error.FFmpegError, OSError) as error:
+        raise Damage(str(error)) from None
+    if broken or (reason and not good):
+        raise Damage(f"{max(broken, 1)} packets did not decode: {reason}")
+
+
+def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> FloatBlocks:
+    """Yield blocks of about BLOCK_FRAMES; a change of rate within the stream ends it as damage.
+
+    Frames are gathered by FFmpeg's own queue: turning each of some thousand samples into an array costs more than
+    decoding it.
+    """
+    queue, form = av.AudioFifo(), None
+    try:
+        for frame in frames:
+            if frame.sample_rate != sample_rate:
+                raise Damage(f"the sampling rate changes from {sample_rate} to {frame.sample_rate} Hz")
+            if form not in (None, (frame.format.name, frame.layout.name)) or queue.samples >= BLOCK_FRAMES:
+                yield from _emptied(queue)
+                queue = av.AudioFifo()
+            form = (frame.format.name, frame.layout.name)
+            frame.pts = None  # gaps between frames are not filled: times count decoded samples
+            queue.write(frame)
+    except Damage:
+        yield from _emptied(queue)
+        raise
+    yield from _emptied(queue)
+
+
+def _emptied(queue: "av.AudioFifo") -> FloatBlocks:
+    frame = queue.read(0, partial=True) if queue.samples else None
+    if frame is not None:
+        yield _samples(frame)
+
+
+def _samples(frame: "av.AudioFrame") -> np.ndarray:
+    """Return a frame as float32 in [-1, 1), shape (frames, channels)."""
+    array = frame.to_ndarray()
+    interleaved = array.T if frame.format.is_planar else array.reshape(-1, len(frame.layout.channels))
+    kind = frame.format.name.removesuffix("p")
+    samples: np.ndarray = interleaved.astype(np.float32, copy=False)
+    if kind in _SCALES:
+        samples = (samples - np.float32(128.0 if kind == "u8" else 0.0)) / np.float32(_SCALES[kind])
+    return samples
