@@ -47,7 +47,7 @@ class Backend(Protocol):
         """Give an object a second name without moving its bytes through here; a target that is there may stay."""
 
     def delete(self, folder: str) -> None:
-        """Delete what is under a folder, if anything; an OSError where another writes there meanwhile."""
+        """Delete an object, or what is under a folder, if anything; an OSError where another writes there meanwhile."""
 
 
 class Disk:
@@ -115,7 +115,10 @@ class Disk:
         _sync(self.full(target).parent)
 
     def delete(self, folder: str) -> None:
-        """Delete a folder."""
+        """Delete a folder, or a file."""
+        if self.full(folder).is_file():
+            self.full(folder).unlink(missing_ok=True)
+            return
         shutil.rmtree(self.full(folder), onerror=lambda _act, _path, info: _raise_unless_missing(info[1]))
 
     def _place(self, path: str, fill: Callable[[Path], None], name: Callable[[Path, Path], None]) -> None:

@@ -30,6 +30,7 @@ def connect() -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our own actors go to the terminal
         with _no_stderr():  # where it would note that we set that
             ray.init(
+                address="local",  # not whichever cluster happens to run on this machine
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="error",

@@ -38,6 +38,8 @@ TASKS_PER_CORE: Final = 2  # at least, where the plan has the units for it; more
 INGEST_BLOCK_SECONDS: Final = 3600.0  # 115 MB of samples: its log-mel fragment is worth publishing as it is
 MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
 BYTES_PER_SECOND: Final = 32_000  # int16 at 16 kHz
+SPECTROGRAM_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms of a block: an hour of log-mel is 115 MB
+FLOAT32_BYTES: Final = 4
 GPU_BATCH_ROWS: Final = 256
 NO_PROGRESS_SECONDS: Final = 3 * 3600
 
@@ -61,10 +63,10 @@ def run_graph(
     store: Store, plan: Plan, recipe: Recipe, stages: list[Stage], shares: Shares, tasks: list[Task], sink: LakeSink
 ) -> None:
     """Execute one attempt: everything in `tasks` ends as fragments and receipts in the sink's staging folder."""
-    pools = pools_of(stages)
-    _configure(MODEL_BLOCK_SECONDS if pools else INGEST_BLOCK_SECONDS)
+    pools, settings = pools_of(stages), ingest_settings(recipe, stages)
+    _configure(settings.block_seconds)
 
-    planned = PlannedRecordings(store, plan, tasks, ingest_settings(recipe, with_pools=bool(pools)))
+    planned = PlannedRecordings(store, plan, tasks, settings)
     dataset = ray.data.read_datasource(planned, override_num_blocks=len(tasks), num_cpus=shares.task_cpus)
     for pool, share in zip(pools, shares.pools, strict=True):
         dataset = dataset.map_batches(
@@ -199,15 +201,26 @@ def pack_tasks(plan: Plan, done: dict[int, Collection[int]], cores: float) -> li
     ]
 
 
-def ingest_settings(recipe: Recipe, *, with_pools: bool) -> IngestSettings:
+def ingest_settings(recipe: Recipe, stages: list[Stage]) -> IngestSettings:
     """Return what ingesting needs of a recipe."""
     return IngestSettings(
         decode=decode_settings(recipe),
         segments=segment_settings(recipe.segments),
         source=source_settings(recipe),
-        block_seconds=MODEL_BLOCK_SECONDS if with_pools else INGEST_BLOCK_SECONDS,
+        block_seconds=block_seconds(recipe, stages),
         on_partial=recipe.audio.on_partial,
     )
+
+
+def block_seconds(recipe: Recipe, stages: list[Stage]) -> float:
+    """Return how much audio a wire table holds: what a pool does in half a minute, or what gives good fragments.
+
+    Fewer seconds where the spectrograms are many or fine: a block and what is made of it are in memory together.
+    """
+    if pools_of(stages):
+        return MODEL_BLOCK_SECONDS
+    values = sum(one.settings.values_per_second(recipe.audio.sample_rate) for one in spectrogram_stages(stages))
+    return min(INGEST_BLOCK_SECONDS, SPECTROGRAM_BLOCK_BYTES / max(values * FLOAT32_BYTES, 1.0))
 
 
 def decode_settings(recipe: Recipe) -> DecodeSettings:

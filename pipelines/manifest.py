@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from pipelines.errors import RecipeError, StoreError
 from schemas.records import PROBLEM
-from workers.objects import Options, fsspec_options, local_path
+from workers.objects import Options, fsspec_options, is_s3, local_path
 
 ENTRIES: Final = pa.schema(
     [
@@ -27,6 +27,10 @@ ENTRIES: Final = pa.schema(
     ]
 )
 NAME_COLUMNS: Final = ("uri", "path", "audio_filepath")  # the last is NeMo's
+LOCAL_SCHEMES: Final = frozenset({"file", "local"})
+WEB_SCHEMES: Final = frozenset({"http", "https"})
+STORE_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
+"""Where a manifest's entries may lie beside its own scheme."""
 LHOTSE_SOURCES: Final = "sources"  # lhotse's recordings: a list of {type, channels, source}
 BATCH_ROWS: Final = 10_000
 
@@ -82,15 +86,27 @@ def _from_lhotse(manifest: str, table: pa.Table) -> pa.Table:
 
 def _refusal(manifest: str, entry: str, uri: str, allow: Collection[str]) -> str | None:
     """Say why an entry may not be read; None where it may."""
-    from_afar = local_path(manifest) is None
-    if from_afar and local_path(uri) is not None and "file" not in allow:
-        return f"{uri}: {manifest} names a local file; list `file` under source.allow to read it"
-    if uri.startswith(("http://", "https://")) and "http" not in allow:
-        return f"{uri}: {manifest} names a web address; list `http` under source.allow to read it"
-    relative = "://" not in entry and not entry.startswith("/")
-    if relative and posixpath.normpath(entry).startswith("..") and "outside" not in allow:
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    if not is_s3(uri) and "::" in scheme + uri:
+        return f"{uri}: {manifest} names a chain of file systems, which is never read"
+    if scheme in LOCAL_SCHEMES:
+        if local_path(manifest) is None and "file" not in allow:
+            return f"{uri}: {manifest} names a local file; list `file` under source.allow to read it"
+    elif scheme in WEB_SCHEMES:
+        if "http" not in allow:
+            return f"{uri}: {manifest} names a web address; list `http` under source.allow to read it"
+    elif scheme not in STORE_SCHEMES | {manifest.partition("://")[0]}:
+        return f"{uri}: {manifest} names something under {scheme}://, which is not read"
+    if _climbs(manifest, entry, uri) and "outside" not in allow:
         return f"{uri}: {manifest} leads out of its own folder; list `outside` under source.allow to read it"
     return None
+
+
+def _climbs(manifest: str, entry: str, uri: str) -> bool:
+    """Whether a relative entry leads out of the manifest's folder, and does not come back."""
+    relative = "://" not in entry and not entry.startswith("/")
+    climbs = relative and posixpath.normpath(entry).split("/")[0] == ".."
+    return climbs and not f"{uri}/".startswith(f"{_absolute(manifest, '.')}/")
 
 
 def _content(manifest: str, options: Options) -> bytes:

@@ -28,7 +28,7 @@ UNIT_ROWS: Final = 256
 GROUP_ROWS: Final = 4096  # of the plan's Parquet: what a task reads is small, and so is the footer
 HASH_ROWS: Final = 50_000  # rows whose ids are computed together
 
-PLAN_ORDER: Final = "l.place.shard NULLS FIRST, l.place.piece, l.place.offset, l.recording_id"
+PLAN_ORDER: Final = 'place.shard NULLS FIRST, place.piece, place."offset", recording_id'
 """How a plan is sorted: objects by their ids, and so at random, members of a shard as they lie there."""
 
 _JOIN: Final = f"""

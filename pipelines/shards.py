@@ -130,10 +130,13 @@ def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
     try:
         with open_tar(shard, options, STREAM_BUFFER if gzipped else HEADER_BUFFER) as tar:
             for number, entry in enumerate(entries(tar)):
+                if not gzipped and entry.isreg() and entry.offset_data + entry.size > shard.size_bytes:
+                    raise tarfile.ReadError(f"it ends within {entry.name!r}")
                 suffix = PurePosixPath(entry.name).suffix.lower()
                 if suffix in SIDECARS and entry.isreg() and entry.size <= SIDECAR_BYTES:
                     content = tar.extractfile(entry)
-                    notes.setdefault(_key(entry.name), []).extend(_notes(suffix, content.read() if content else b""))
+                    said = _notes(suffix, content.read() if content else b"")
+                    notes.setdefault(_key(_text(entry.name)), []).extend(said)
                 elif not entry.isdir() and suffix not in OTHERS | SIDECARS:
                     members.append(_member(shard, entry, number, gzipped=gzipped))
     except DAMAGE as error:
@@ -141,7 +144,8 @@ def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
         damage = {"code": "shard_damaged", "message": message}
         members.append({"name": "", "size": 0, "piece": None, "offset": 0, "problem": damage})
     for member in _each_name_once(members):
-        yield {**member, "metadata": notes.get(_key(member["name"]))}
+        said = notes.get(_key(member["name"]))
+        yield {**member, "metadata": said and list(dict(said).items())}  # a map holds a key once
 
 
 def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool) -> dict[str, Any]:
@@ -150,12 +154,14 @@ def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool
         problem = f"{shard.uri} holds a member whose name leads out of it: {entry.name!r}"
     elif not entry.isreg():
         problem = f"{shard.uri}#{entry.name} is a link or a device, which is never followed"
+    elif entry.issparse():
+        problem = f"{shard.uri}#{entry.name} is sparse, which is not read"
     return {
-        "name": entry.name,
-        "size": entry.size if entry.isreg() else 0,
+        "name": _text(entry.name),
+        "size": entry.size if entry.isreg() and not problem else 0,
         "piece": 0 if gzipped else None,
         "offset": number if gzipped else entry.offset_data,
-        "problem": {"code": "source_refused", "message": problem} if problem else None,
+        "problem": {"code": "source_refused", "message": _text(problem)} if problem else None,
     }
 
 
@@ -170,6 +176,11 @@ def _key(name: str) -> str:
     return f"{folder}{slash}{file.split('.', 1)[0]}"
 
 
+def _text(text: str) -> str:
+    """Return text with what is no UTF-8 written out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _notes(suffix: str, content: bytes) -> Iterator[tuple[str, str]]:
     text = content.decode("utf-8", errors="replace").strip()
     if suffix != ".json":
@@ -177,13 +188,13 @@ def _notes(suffix: str, content: bytes) -> Iterator[tuple[str, str]]:
         return
     try:
         told = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = text
     if not isinstance(told, dict):
         told = {"json": told}
     for name, value in told.items():
         if value is not None:
-            yield name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield _text(name), _text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 # Parquet
@@ -202,9 +213,9 @@ def _parquet_rows(shard: Source, options: Options, audio_column: str | None) -> 
                 size = _audio_bytes(opened.metadata.row_group(group), path)
                 yield from _listed_rows(rows, group, first, size, name if paths else None, others)
                 first += opened.metadata.row_group(group).num_rows
-    except ValueError as error:
-        raise RecipeError(f"{shard.uri} cannot be a source: {error}") from None
     except DAMAGE as error:
+        if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException):
+            raise RecipeError(f"{shard.uri} cannot be a source: {error}") from None
         message = f"{shard.uri} cannot be read as Parquet: {type(error).__name__}: {error}"
         damage = {"code": "shard_damaged", "message": message}
         yield {"name": "", "size": 0, "piece": None, "offset": 0, "problem": damage}
@@ -217,7 +228,7 @@ def _listed_rows(
     names = pc.struct_field(rows[struct], "path").to_pylist() if struct else [None] * rows.num_rows
     for row in range(rows.num_rows):
         told = [(name, values[row]) for name, values in zip(others, texts, strict=True) if values[row] is not None]
-        if names[row]:
+        if names[row] and "path" not in others:
             told.append(("path", names[row]))
         yield {
             "name": str(first + row),

@@ -88,15 +88,19 @@ def _split_glob(uri: str) -> tuple[str, str | None]:
 def _chosen(listing: pa.Table, source: SourceSection) -> pa.Table:
     """Apply include and exclude: globs over the whole uri, or over its end where they do not start with a scheme."""
     if source.include:
-        listing = listing.filter(_matches(listing["uri"], source.include))
+        listing = listing.filter(pc.or_(_matches(listing["uri"], source.include), _damaged(listing)))
     if source.exclude:
-        listing = listing.filter(pc.invert(_matches(listing["uri"], source.exclude)))
+        listing = listing.filter(pc.or_(pc.invert(_matches(listing["uri"], source.exclude)), _damaged(listing)))
     return listing
+
+
+def _damaged(listing: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(pc.struct_field(listing["problem"], "code"), "shard_damaged"), False)
 
 
 def _matches(uris: pa.ChunkedArray, patterns: Iterable[str]) -> pa.ChunkedArray:
     alternatives = [
-        fsspec.utils.glob_translate(pattern if "://" in pattern or pattern.startswith("/") else f"**/{pattern}")
+        ("" if "://" in pattern or pattern.startswith("/") else "(?s:.*[/#])?") + fsspec.utils.glob_translate(pattern)
         for pattern in patterns
     ]
     expression = "|".join(_as_re2(alternative) for alternative in alternatives)
@@ -115,6 +119,10 @@ def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
     bucket, key = split_s3(base)
     try:
         store = s3_store(bucket, tuple(sorted(options.items())))
+        if key and not key.endswith("/") and (one := _head(store, key)) is not None:
+            etag, size, time = one
+            yield from batches([(base, etag, size, time)])
+            return
         prefixes, found = _spread(store, key.rstrip("/"))
         with ThreadPoolExecutor(LISTERS) as listers:
             for listed in listers.map(lambda prefix: list(_list_prefix(store, prefix)), prefixes):
@@ -126,6 +134,14 @@ def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
         raise _store_error(f"s3://{bucket}", error) from None
     folders = _folders(found)
     yield from (_from_obstore(bucket, batch, folders) for batch in found)
+
+
+def _head(store: Any, key: str) -> tuple[str | None, int, int] | None:
+    try:
+        head = obstore.head(store, key)
+    except FileNotFoundError:
+        return None
+    return (head["e_tag"] or "").strip('"') or None, head["size"], int(head["last_modified"].timestamp() * 1e9)
 
 
 def _spread(store: Any, prefix: str) -> tuple[list[str], list[pa.RecordBatch]]:
@@ -224,6 +240,10 @@ def _local_row(path: str) -> tuple[str, str | None, int, int | None]:
 
 def _walk_fsspec(root: str, options: Options) -> Rows:
     filesystem, path = fsspec.core.url_to_fs(root, **fsspec_options(root, options))
+    if filesystem.isfile(path):
+        entry = filesystem.info(path)
+        yield root, etag_of(entry), int(entry.get("size") or 0), None
+        return
     scheme = root.split("://", 1)[0]
     for _, _, files in filesystem.walk(path, detail=True):
         for entry in files.values():

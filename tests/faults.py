@@ -204,11 +204,14 @@ class FaultyBackend:
 
     def delete(self, folder: str) -> None:
         def half() -> None:
-            found = sorted(self.inner.list(folder))
+            found = [] if self.is_file(folder) else sorted(self.inner.list(folder))
             for path in found[: (len(found) + 1) // 2]:
                 self.inner.delete(path) if not isinstance(self.inner, Disk) else self.inner.full(path).unlink()
 
         self._do(Call("delete", folder), lambda: self.inner.delete(folder), half)
+
+    def is_file(self, path: str) -> bool:
+        return isinstance(self.inner, Disk) and self.inner.full(path).is_file()
 
     def _do(self, call: Call, effect: Callable[[], _T], half: Callable[[], object] | None = None) -> _T:
         fault = self._meet(call)

@@ -5,6 +5,7 @@ runs; call it in a process that may die (see workers.decoder).
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ import soxr
 from workers import container
 from workers.container import Container
 from workers.decode_settings import Channels, DecodeLimits, DecodeSettings
-from workers.decoded import AudioInfo, Damage, DecodeError, Ending, FloatBlocks, Sink
+from workers.decoded import AudioInfo, Damage, DecodeError, Ending, FloatBlocks, Sink, check_header
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
 from workers.libsndfile import open_sound
@@ -65,7 +66,7 @@ def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tup
     try:
         return open_sound(file, kind, settings.limits)
     except soundfile.LibsndfileError as refusal:
-        return _second_opinion(file, kind, settings, str(refusal))
+        return _second_opinion(file, kind, settings, refusal.error_string)
 
 
 def _second_opinion(
@@ -125,7 +126,7 @@ def _pump(
         for block in blocks:
             kept = pick(block)
             frames += len(block)
-            _check_length(frames, info, settings.limits)
+            _check_block(block, frames, info, settings.limits)
             if waiting is not None:
                 _hand_over(resampler(waiting, False), sink)
             waiting = kept
@@ -136,7 +137,9 @@ def _pump(
     return frames / info.sample_rate, damage
 
 
-def _check_length(frames: int, info: AudioInfo, limits: DecodeLimits) -> None:
+def _check_block(block: np.ndarray, frames: int, info: AudioInfo, limits: DecodeLimits) -> None:
+    """Raise DecodeError where a limit is passed by a block, `frames` in all, whatever the header said."""
+    check_header(replace(info, channels=block.shape[1]), limits)
     if frames > limits.max_seconds * info.sample_rate:
         raise DecodeError("limit_seconds", f"longer than {limits.max_seconds:g} s; raise limits.max_seconds to take it")
     if frames * info.channels * FLOAT32_BYTES > limits.max_decoded_bytes:

@@ -21,7 +21,7 @@ from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, DecodeError
 from workers.headerless import RawAudio
 
-ADDRESS_SPACE_BYTES: Final = 4 << 30
+ADDRESS_SPACE_BYTES: Final = 1 << 30  # three times what decoding any honest file takes
 OPEN_FILES: Final = 64
 PARENT_CHECK_SECONDS: Final = 5.0
 

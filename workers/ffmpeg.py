@@ -19,7 +19,7 @@ from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Damage, DecodeError, FloatBlocks, check_header
 
 _GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3)  # FFmpeg guesses from the first bit rate
-_SCALES: Final = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+_SCALES: Final = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31}
 
 
 def open_media(
@@ -86,8 +86,10 @@ def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted
 
 def _declared_seconds(source: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
     if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    return source.duration / av.time_base if source.duration else None
+        seconds = float(stream.duration * stream.time_base)
+    else:
+        seconds = (source.duration or 0) / av.time_base
+    return seconds if seconds > 0 else None
 
 
 def _frames(source: "av.container.InputContainer", stream: "av.AudioStream") -> "Iterator[av.AudioFrame]":
@@ -139,8 +141,11 @@ def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> FloatBlocks:
 
 def _emptied(queue: "av.AudioFifo") -> FloatBlocks:
     frame = queue.read(0, partial=True) if queue.samples else None
-    if frame is not None:
-        yield _samples(frame)
+    if frame is None:
+        return
+    if frame.format.name.removesuffix("p") == "s64":  # which PyAV makes no array of
+        [frame] = av.AudioResampler(format="dblp").resample(frame)
+    yield _samples(frame)
 
 
 def _samples(frame: "av.AudioFrame") -> np.ndarray:

@@ -58,7 +58,7 @@ def _declared_frames(sound: soundfile.SoundFile) -> int | None:
     if cut is None:
         return int(sound.frames)
     claimed, found = int(cut[1]), int(cut[2])
-    return sound.frames * claimed // found if claimed < UNKNOWN_LENGTH_BYTES else None
+    return sound.frames * claimed // found if found and claimed < UNKNOWN_LENGTH_BYTES else None
 
 
 def _blocks(sound: soundfile.SoundFile) -> FloatBlocks:

@@ -37,7 +37,7 @@ def load_ahead(recordings: Iterable[Recording], settings: SourceSettings) -> Gen
     bytes_ahead = 0
     with ThreadPoolExecutor(FETCHES_IN_FLIGHT, thread_name_prefix="fetch") as fetchers:
         for batch in read_together(recordings):
-            if _is_streamed(batch[0]):
+            if any(map(_is_streamed, batch)):
                 yield from zip(batch, _streamed(batch, settings), strict=True)
                 continue
             if batch[0].problem or local_path(batch[0].source.object_uri) is not None:
@@ -67,12 +67,14 @@ def read_together(recordings: Iterable[Recording]) -> Iterator[list[Recording]]:
 
 def _belongs(batch: Sequence[Recording], recording: Recording) -> bool:
     first, last, place = batch[0].source.place, batch[-1].source, recording.source.place
-    if place is None or first is None or last.place is None or recording.problem or batch[-1].problem:
+    if place is None or first is None or last.place is None:
         return False
     if (place.shard, place.piece) != (first.shard, first.piece):
         return False
     if place.piece is not None:
         return True
+    if recording.problem or batch[-1].problem:
+        return False
     gap = place.offset - last.place.offset - last.size_bytes
     return 0 <= gap <= NEIGHBOURS_GAP and place.offset + recording.source.size_bytes - first.offset <= NEIGHBOURS_BYTES
 
@@ -87,11 +89,15 @@ def _size(batch: Sequence[Recording]) -> int:
 
 
 def _streamed(batch: Sequence[Recording], settings: SourceSettings) -> Iterator[Fetched | ObjectError]:
-    sources = [recording.source for recording in batch]
-    return read_piece(sources, dict(settings.options), settings.audio_column, settings.max_bytes)
+    sources = [recording.source for recording in batch if not recording.problem]
+    read = read_piece(sources, dict(settings.options), settings.audio_column, settings.max_bytes)
+    for recording in batch:
+        yield ObjectError(*recording.problem) if recording.problem else next(read)
 
 
 def _load(batch: Sequence[Recording], settings: SourceSettings) -> list[Fetched | ObjectError]:
+    if any(recording.source.size_bytes > settings.max_bytes for recording in batch):
+        return [_load_one(recording, settings) for recording in batch]
     if len(batch) > 1:
         return read_neighbours([recording.source for recording in batch], dict(settings.options))
     return [_load_one(batch[0], settings)]

@@ -148,6 +148,8 @@ def fetch(source: Source, options: Options) -> Fetched:
 
 def read_range(source: Source, start: int, length: int, options: Options) -> bytes:
     """Return `length` bytes of a source's object from byte `start` of it; all of them, or an error as of fetch."""
+    if length == 0 and source.place is not None:
+        return b""  # stores refuse an empty range
     reader = _reader(source, options)
     if source.place is None and length == source.size_bytes:
         return _retried(source, lambda: b"".join(_checked(reader, source)))
@@ -163,15 +165,23 @@ def read_range(source: Source, start: int, length: int, options: Options) -> byt
     return _retried(source, read)
 
 
-def spooled(source: Source, chunks: Callable[[], Iterator[bytes]]) -> Fetched:
-    """Write what `chunks` yields to a private file; ask for it anew where a try fails."""
+def spooled(source: Source, chunks: Callable[[], Iterator[bytes]], *, again: bool = True) -> Fetched:
+    """Write what `chunks` yields to a private file; ask for it anew where a try fails, if it can be had `again`."""
     spool = _retried(source, lambda: tempfile.NamedTemporaryFile(prefix="phonolake-"))  # noqa: SIM115 - until release()
     try:
-        digest = _retried(source, lambda: _spool(chunks(), spool.name))
+        digest = _retried(source, lambda: _spool(chunks(), spool.name)) if again else _once(source, chunks, spool.name)
     except BaseException:
         spool.close()  # the error is kept for a while, and would keep the file
         raise
     return Fetched(b"", spool.name, os.stat(spool.name).st_size, digest, spool)
+
+
+def _once(source: Source, chunks: Callable[[], Iterator[bytes]], path: str) -> str:
+    try:
+        return _spool(chunks(), path)
+    except OSError as error:
+        _raise_if_hopeless(error, source.uri)
+        raise
 
 
 def local_path(uri: str) -> str | None:
@@ -228,6 +238,8 @@ def _retried(source: Source, read: Callable[[], _T]) -> _T:
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {reason}", attempt) from None
         except _Changed as error:
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {error}", attempt) from None
+        except ObjectError:
+            raise
         except Exception as error:  # each store has errors of its own; most of them are worth the next try
             _raise_if_hopeless(error, uri)
             if attempt == TRIES:

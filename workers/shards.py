@@ -22,9 +22,12 @@ from workers.objects import SPOOL_BYTES, Fetched, ObjectError, Options, Source, 
 
 STREAM_BUFFER: Final = 8 << 20  # bytes of a range request where a shard is read from end to end
 ROWS_AT_ONCE: Final = 8  # of a Parquet file's audio in memory
-MOST_AT_ONCE: Final = SPOOL_BYTES  # bytes that a tar may be read in one go
+MOST_AT_ONCE: Final = 1 << 20  # bytes that a tar may be read in one go
 COPY_BYTES: Final = 1 << 20
-DAMAGE: Final = (tarfile.TarError, zlib.error, EOFError, pa.ArrowException, OSError, UnicodeError)
+DAMAGE: Final = (
+    *(tarfile.TarError, zlib.error, EOFError, pa.ArrowException, OSError),
+    *(ValueError, OverflowError, RecursionError),
+)
 """What reading a damaged shard raises."""
 
 
@@ -91,9 +94,11 @@ def entries(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Yield a tar's entries up to its end marker.
 
     Raises:
-        tarfile.ReadError: there is none, or something else: tarfile alone takes any rubbish for the end.
+        tarfile.ReadError: there is none, or something follows it: tarfile alone takes any rubbish for the end.
     """
     for entry in tar:
+        if not 0 <= entry.size < 1 << 62 or tar.offset < entry.offset_data:
+            raise tarfile.ReadError(f"a member of {entry.size} bytes, at byte {entry.offset}")
         yield entry
         tar.members = []  # type: ignore[attr-defined]  # it would keep a million of them
     assert tar.fileobj is not None
@@ -101,6 +106,9 @@ def entries(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     block = tar.fileobj.read(tarfile.BLOCKSIZE)
     if len(block) < tarfile.BLOCKSIZE or any(block):
         raise tarfile.ReadError(f"no end marker where one should be, at byte {tar.offset}")
+    for rest in iter(partial(tar.fileobj.read, COPY_BYTES), b""):
+        if any(rest):
+            raise tarfile.ReadError(f"its end marker, at byte {tar.offset}, is not its end")
 
 
 def shard_of(member: Source) -> Source:
@@ -179,8 +187,8 @@ def _taken(member: Source, size: int, content: Any, max_bytes: int) -> Fetched |
     if size > max_bytes:
         return too_big(member.uri, size, max_bytes)
     if size <= SPOOL_BYTES:
-        return _in_memory(content.read(size))
-    return spooled(member, lambda: iter(partial(content.read, COPY_BYTES), b""))
+        return _in_memory(b"".join(iter(partial(content.read, COPY_BYTES), b"")))
+    return spooled(member, lambda: iter(partial(content.read, COPY_BYTES), b""), again=False)
 
 
 def _rows(

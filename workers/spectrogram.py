@@ -15,11 +15,10 @@ import numpy as np
 import torch
 import torchaudio.functional as F
 
-from workers.spectrogram_settings import MFCC_MELS, SpectrogramSettings
+from workers.spectrogram_settings import DEFAULT_BINS, MFCC_MELS, SpectrogramSettings
 
 LOG_FLOOR: Final = 1e-10  # mel power below this counts as this (Whisper's floor; 16-bit rounding noise is about there)
 MFCC_TOP_DB: Final = 80.0  # range below the loudest band of a clip, torchaudio's
-DEFAULT_BINS: Final = {"log_mel": 80, "mfcc": 40}
 
 _WHISPER_RATE: Final = 16_000  # Hz
 _WHISPER_SECONDS: Final = 30
@@ -40,7 +39,7 @@ class Spectrogrammer:
             raise ValueError(f"hop and window must be 1 and 2 samples or more, not {self._hop} and {length}")
         if self._preset == "whisper" and sample_rate != _WHISPER_RATE:
             raise ValueError(f"preset 'whisper' needs {_WHISPER_RATE} Hz, not {sample_rate}")
-        self._n_fft = length if self._preset else 1 << (length - 1).bit_length()
+        self._n_fft = settings.fft_length(sample_rate)
         before = (self._n_fft - length) // 2  # a shorter window stands in the middle, as torch.stft has it
         self._window = torch.nn.functional.pad(torch.hann_window(length), (before, self._n_fft - length - before))
         self.hop_seconds = self._hop / sample_rate

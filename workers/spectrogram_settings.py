@@ -6,6 +6,7 @@ from typing import Final, Literal
 
 MFCC_MELS: Final = 80  # mel bands under the MFCCs: more would leave bands between the FFT's bins empty
 WHISPER_BINS: Final = (80, 128)
+DEFAULT_BINS: Final = {"log_mel": 80, "mfcc": 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +60,13 @@ class SpectrogramSettings:
         for name in ("window_seconds", "hop_seconds", "f_min", "f_max"):
             if getattr(self, name) != fixed[name].default:
                 raise ValueError(f"preset 'whisper' fixes {name}: leave it out, or leave out the preset")
+
+    def fft_length(self, sample_rate: int) -> int:
+        """Return the samples of one FFT at a rate in Hz: the next power of two (Kaldi's rule), Whisper's as it is."""
+        length = round(self.window_seconds * sample_rate)
+        return length if self.preset else 1 << (length - 1).bit_length()
+
+    def values_per_second(self, sample_rate: int) -> float:
+        """Return how many float32 values a second of audio gives."""
+        bins = self.n_bins or DEFAULT_BINS.get(self.kind, self.fft_length(sample_rate) // 2 + 1)
+        return bins / self.hop_seconds

@@ -17,10 +17,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.ledger import load_ledger
 from pipelines.parquet import to_parquet
 from pipelines.plan import find_delta, write_plan
 from pipelines.recipe import parse_recipe
-from pipelines.runs import Runs, load_ledger
+from pipelines.runs import Runs
 from pipelines.sources import LISTING
 from pipelines.stages import Stage
 from pipelines.store import Store

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -24,9 +25,13 @@ COPIES = 6
 CLIPS = sorted(path for path in (DEMO / "en").iterdir() if path.is_file())
 
 
+MARK = "PHONOLAKE_TEST_NODES"
+
+
 @pytest.fixture
-def nodes() -> Iterator[Cluster]:
-    """A head and two more nodes with a core each."""
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head and two more nodes with a core each; their processes bear a mark in their environment."""
+    monkeypatch.setenv(MARK, str(tmp_path))
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     cluster.add_node(num_cpus=1)
@@ -105,12 +110,18 @@ def test_a_node_that_vanishes_in_mid_run_costs_no_row_and_nothing_with_a_receipt
     assert {homes[one].split("/")[3] for one in covered} == {"0001"}
 
 
+def marked(mark: str) -> Iterator[psutil.Process]:
+    """The living processes that were started with a mark in their environment."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                yield process
+
+
 def test_a_model_actor_that_is_killed_in_mid_run_costs_no_row(recipe: Path, nodes: Cluster) -> None:
     def kill() -> None:
-        mine = psutil.Process().children(recursive=True)
-        actors = [process for process in mine if "ray::MapWorker" in " ".join(process.cmdline())]
-        assert actors
-        actors[0].send_signal(signal.SIGKILL)
+        [actor] = [one for one in marked(str(recipe.parent)) if "ray::MapWorker" in " ".join(one.cmdline())]
+        actor.send_signal(signal.SIGKILL)
 
     assert disturbed(recipe, nodes, kill) == 0
     finished(recipe, nodes)

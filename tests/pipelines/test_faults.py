@@ -133,7 +133,7 @@ class Hands:
         yield run, "connect", lambda: None
         yield run, "_shares", lambda *args: None
         yield run, "stages_of", lambda recipe: STAGES[:1]
-        yield run, "list_source", lambda source: listing(*URIS)
+        yield run, "list_source", lambda source, kept=None: listing(*URIS)
         yield attempt, "measure_cluster", lambda: SimpleNamespace(cpus=2.0)
         yield attempt, "Tally", SimpleNamespace(remote=lambda allowed: None)
         yield attempt, "ProgressDisplay", lambda *args: nullcontext()
@@ -535,7 +535,8 @@ def test_what_stays_is_told_and_the_same_command_then_finishes(hands, folder, pl
     except Exception as error:
         check_told(error, store, backend.struck)
     else:  # staging that stays is for the next `phonolake gc`; and a name that is taken is, whatever the store says
-        assert place.act == "delete" or (place.step == "check create-once" and place.number == 2)
+        found = trouble.name == "never answers" and place.act == "put"  # under a name that is ours alone
+        assert found or place.act == "delete" or (place.step == "check create-once" and place.number == 2)
     assert backend.struck
     done = received(store)
     hands.computed.clear()

@@ -1,5 +1,7 @@
 """Packing a plan's units into read tasks: every unit that is not done, once, a few seconds of work together."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,12 @@ UNITS = st.lists(UNIT, max_size=60)
 def plan(units: list[tuple[int, int]]) -> Plan:
     rows, sizes = [rows for rows, _ in units], [size for _, size in units]
     return Plan("c", "00001", "2024-05-01", "f", {}, "plan.parquet", sum(rows), sum(sizes), rows, sizes, [], "me")
+
+
+def units_of(planned: Plan, task: Task) -> list[int]:
+    """The units of a plan that a task does: as many consecutive ones as it has counts of rows, from its first row."""
+    first = list(itertools.accumulate(planned.unit_rows, initial=0)).index(task.first)
+    return list(range(first, first + len(task.rows)))
 
 
 @st.composite
@@ -32,29 +40,28 @@ def plans_in_progress(draw) -> tuple[Plan, dict[int, frozenset[int]]]:
 def test_every_unit_that_is_not_done_is_in_exactly_one_task(progress, cores):
     planned, done = progress
     tasks = pack_tasks(planned, done, cores)
-    packed = [unit for task in tasks for unit in task.units]
+    packed = [unit for task in tasks for unit in units_of(planned, task)]
     open_units = [unit for unit, rows in enumerate(planned.unit_rows) if len(done.get(unit, ())) < rows]
     assert packed == open_units  # in the plan's order, so that a task reads neighbours
-    assert all(task.units for task in tasks)
+    assert all(task.rows for task in tasks)
 
 
 @given(plans_in_progress(), st.sampled_from([0.5, 1, 2, 64, 1000]))
 def test_tasks_respect_the_limits_unless_one_unit_alone_exceeds_them(progress, cores):
     planned, done = progress
     for task in pack_tasks(planned, done, cores):
-        if len(task.units) > 1:
-            assert sum(planned.unit_bytes[unit] for unit in task.units) <= TASK_BYTES
-            assert sum(planned.unit_rows[unit] for unit in task.units) <= TASK_ROWS
+        if len(task.rows) > 1:
+            assert sum(planned.unit_bytes[unit] for unit in units_of(planned, task)) <= TASK_BYTES
+            assert sum(task.rows) <= TASK_ROWS
 
 
 @given(plans_in_progress(), st.sampled_from([0.5, 1, 2, 64]))
 def test_done_rows_are_passed_on_with_their_unit(progress, cores):
     planned, done = progress
     for task in pack_tasks(planned, done, cores):
-        assert len(task.done) == len(task.units)
-        assert all(
-            finished == done.get(unit, frozenset()) for unit, finished in zip(task.units, task.done, strict=True)
-        )
+        units = units_of(planned, task)
+        assert [planned.unit_rows[unit] for unit in units] == list(task.rows)
+        assert [done.get(unit, frozenset()) for unit in units] == list(task.done)
 
 
 def test_a_plan_without_units_has_no_tasks():
@@ -67,12 +74,12 @@ def test_a_plan_that_is_done_has_no_tasks():
 
 def test_small_units_are_gathered_up_to_the_limit_of_bytes():
     tasks = pack_tasks(plan([(1, 8 << 20)] * 600), {}, 4)
-    assert {len(task.units) for task in tasks[:-1]} == {TASK_BYTES // (8 << 20)}
+    assert {len(task.rows) for task in tasks[:-1]} == {TASK_BYTES // (8 << 20)}
 
 
 def test_small_units_are_gathered_up_to_the_limit_of_rows():
     tasks = pack_tasks(plan([(256, 1000)] * 400), {}, 4)
-    assert {len(task.units) for task in tasks[:-1]} == {TASK_ROWS // 256}
+    assert {len(task.rows) for task in tasks[:-1]} == {TASK_ROWS // 256}
 
 
 def test_a_small_plan_is_spread_over_the_cores():
@@ -82,4 +89,4 @@ def test_a_small_plan_is_spread_over_the_cores():
 
 def test_a_plan_of_missing_objects_is_packed_too():
     tasks = pack_tasks(plan([(3, 0), (2, 0)]), {0: frozenset({1})}, 1)
-    assert tasks == [Task((0,), (frozenset({1}),)), Task((1,), (frozenset(),))]
+    assert tasks == [Task(0, (3,), (frozenset({1}),)), Task(3, (2,), (frozenset(),))]

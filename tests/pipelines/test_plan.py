@@ -1,5 +1,6 @@
 """Planning: the listing minus the ledger, cut into units, decided once."""
 
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
@@ -92,10 +93,42 @@ def test_stages_of_several_runs_add_up(store):
 def test_an_object_that_changed_twice_is_changed_and_not_new(store):
     runs = sealed(store, {"/a#1": ("ok", KEYS)}, {"/a#2": ("ok", KEYS)})
     assert counts(find_delta(store, runs, CORPUS, listing("/a#3"), STAGES))["changed"] == 1
-    assert needed(find_delta(store, runs, CORPUS, listing("/a#1"), STAGES)) == {}  # back at a version we have
 
 
-@pytest.mark.parametrize("keys", [KEYS, KEYS[:1], []])
+def test_an_object_that_is_back_at_an_earlier_version_is_changed_until_a_run_has_done_it_again(store):
+    runs = sealed(store, {"/a#1": ("ok", KEYS)}, {"/a#2": ("ok", KEYS)})
+    delta = find_delta(store, runs, CORPUS, listing("/a#1"), STAGES)
+    assert needed(delta) == {id_of("/a#1"): [stage.id for stage in STAGES]}
+    assert (counts(delta)["changed"], counts(delta)["stage_only"]) == (1, 0)
+    runs = sealed(store, {"/a#1": ("ok", KEYS)}, {"/a#2": ("ok", KEYS)}, {"/a#1": ("ok", KEYS)})
+    assert needed(find_delta(store, runs, CORPUS, listing("/a#1"), STAGES)) == {}
+
+
+def recut(fingerprint):
+    """The stages with the first, which cuts segments, at another fingerprint, and what stands on it too."""
+    return [replace(stage, fingerprint=f"{stage.fingerprint}-{fingerprint}") for stage in STAGES]
+
+
+def keys_of(stages):
+    return [stage.key for stage in stages]
+
+
+def test_a_recipe_that_goes_back_to_an_earlier_cut_is_computed_anew_and_not_mixed_with_the_later_one(store):
+    other, more = recut("b"), [*STAGES, Stage("tags", "more", {}, None, "f-more")]
+    runs = sealed(store, {"/a#1": ("ok", KEYS)}, {"/a#1": ("ok", keys_of(other))})
+    assert needed(find_delta(store, runs, CORPUS, listing("/a#1"), other)) == {}
+    found = needed(find_delta(store, runs, CORPUS, listing("/a#1"), more))
+    assert found == {id_of("/a#1"): [stage.id for stage in more]}
+
+
+def test_what_failed_to_be_cut_anew_gets_no_stage_on_segments_it_does_not_have(store):
+    other = recut("b")
+    more = [*other, Stage("tags", "more", {}, None, "f-more")]
+    runs = sealed(store, {"/a#1": ("ok", KEYS)}, {"/a#1": ("failed", keys_of(other))})
+    assert needed(find_delta(store, runs, CORPUS, listing("/a#1"), more)) == {}
+
+
+@pytest.mark.parametrize("keys", [KEYS, KEYS[:1]])
 def test_failed_recordings_are_not_planned_again(store, keys):
     runs = sealed(store, {"/bad#1": ("failed", keys)})
     delta = find_delta(store, runs, CORPUS, listing("/bad#1"), STAGES)
@@ -145,7 +178,7 @@ def test_the_plan_is_what_the_delta_says(store):
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 50), st.integers(1, 7))
-def test_units_respect_the_limits_and_each_is_a_row_group(tmp_path_factory, sizes, unit_bytes, unit_rows):
+def test_units_respect_the_limits_and_are_consecutive_rows(tmp_path_factory, sizes, unit_bytes, unit_rows):
     store = Store(str(tmp_path_factory.mktemp("lake")))
     table = pa.concat_tables([listing(f"/{number}", size=size) for number, size in enumerate(sizes)])
     delta = find_delta(store, NO_RUNS, CORPUS, table, STAGES)
@@ -155,11 +188,11 @@ def test_units_respect_the_limits_and_each_is_a_row_group(tmp_path_factory, size
         plan = write_plan(store, RECIPE, NO_RUNS, delta, STAGES)
     assert sum(plan.unit_rows) == plan.recordings == len(sizes)
     assert sum(plan.unit_bytes) == plan.size_bytes == sum(sizes)
-    with pq.ParquetFile(store.full(plan.recordings_file)) as file:
-        groups = [file.read_row_group(number) for number in range(file.num_row_groups)]
-    assert pa.concat_tables(groups).equals(delta.recordings)
-    assert [group.num_rows for group in groups] == plan.unit_rows
-    assert [sum(group["size_bytes"].to_pylist()) for group in groups] == plan.unit_bytes
+    rows = pq.read_table(store.full(plan.recordings_file))
+    assert rows.equals(delta.recordings)
+    starts = itertools.accumulate(plan.unit_rows, initial=0)
+    units = [rows["size_bytes"].slice(start, count) for start, count in zip(starts, plan.unit_rows, strict=False)]
+    assert [sum(unit.to_pylist()) for unit in units] == plan.unit_bytes
     for rows, size in zip(plan.unit_rows, plan.unit_bytes, strict=True):
         assert rows <= unit_rows
         assert size <= unit_bytes or rows == 1

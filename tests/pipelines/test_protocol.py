@@ -97,6 +97,10 @@ class Watch:
             run = path.split("/")[2]
             must(run in self.seals or os.path.exists(full), f"{path} was deleted while its run was open")
             return
+        if not os.path.exists(full):
+            must(self._is_orphan(path), f"{path} was deleted")
+            self.seen.pop(path, None)
+            return
         with open(full, "rb") as file:
             data = file.read()
         if path in self.seen:
@@ -111,6 +115,12 @@ class Watch:
         ):
             if path.startswith(prefix) and path.endswith(name):
                 act(path, data)
+
+    def _is_orphan(self, path: str) -> bool:
+        """Whether an object is the Parquet file of a plan or verdict that was not the first of a run that is sealed."""
+        run, name = path.split("/")[-2:]
+        named = {self.plans[run].recordings_file, self.verdicts[run].rows_file} if run in self.seals else {path}
+        return name.startswith(("plan-", "verdict-")) and path not in named
 
     def table(self, path: str) -> list[Row]:
         """The rows of a Parquet object that was seen."""

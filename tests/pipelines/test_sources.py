@@ -42,6 +42,8 @@ def test_a_row_has_the_absolute_path_the_size_and_the_time(corpus):
         "size_bytes": 3,
         "modified_ns": 1_700_000_000_123_456_789,
         "metadata": None,
+        "place": None,
+        "problem": None,
     }
 
 
@@ -142,6 +144,8 @@ def test_a_manifests_objects_are_looked_up(corpus):
         "size_bytes": 3,
         "modified_ns": (corpus / "deep" / "c.wav").stat().st_mtime_ns,
         "metadata": [("speaker", "ada")],
+        "place": None,
+        "problem": None,
     }
     assert (second["size_bytes"], second["metadata"]) == (1, [("speaker", "bob")])
 

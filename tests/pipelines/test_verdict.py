@@ -102,11 +102,22 @@ def test_small_fragments_are_gathered_and_good_ones_stay_alone(store, monkeypatc
     assert all(file.whole for file in files)
 
 
+def test_a_small_fragment_between_good_ones_is_gathered_with_other_small_ones(store, monkeypatch):
+    plan, ids = planned(store, 9)
+    for start in range(0, 9, 3):  # a task gives a block of its size, and a rest
+        write_receipt(store, plan, 1, [row for one in ids[start : start + 2] for row in whole(one, 40)])
+        write_receipt(store, plan, 1, whole(ids[start + 2], 1))
+    fragments = [one for header in collect(store, plan).headers for one in header.fragments if one.table == "segments"]
+    big, small = (extreme(one.size_bytes for one in fragments) for extreme in (max, min))
+    monkeypatch.setattr(pipelines.verdict, "GOOD_BYTES", (big + small) // 2)
+    files = files_of(decided(store, plan), "segments")
+    assert sorted(len(file.sources) for file in files) == [1, 1, 1, 3]
+    assert all(file.whole == (len(file.sources) == 1) for file in files)
+
+
 @pytest.mark.parametrize("target", [1, 3_000, 10_000, 1 << 28])
 @pytest.mark.parametrize("good", [1, 1 << 28])
-def test_files_are_consecutive_ranges_and_each_fragment_is_a_source_wherever_it_reaches(
-    store, monkeypatch, target, good
-):
+def test_every_fragment_is_a_source_of_one_file_whatever_ids_it_spans(store, monkeypatch, target, good):
     plan, ids = planned(store, 12)
     for start in range(0, 12, 2):  # overlapping: 0-3, 2-5, ...; each recording's closing row in the later one
         block = [segment(one, 0) for one in ids[start + 2 : start + 4]] + [closing(one, 1) for one in ids[start:][:2]]
@@ -116,24 +127,17 @@ def test_files_are_consecutive_ranges_and_each_fragment_is_a_source_wherever_it_
     monkeypatch.setattr(pipelines.verdict, "GOOD_BYTES", good)
     evidence = collect(store, plan)
     files = files_of(decided(store, plan), "segments")
-    assert files[0].first == ids[0]
-    assert files[-1].before is None
-    assert all(one.before == other.first and one.first < other.first for one, other in pairwise(files))
     assert len({file.path for file in files}) == len(files)
     fragments = [one for header in evidence.headers for one in header.fragments if one.table == "segments"]
+    sources = [source.path for file in files for source in file.sources]
+    assert sorted(sources) == sorted(one.path for one in fragments)
+    sizes = {one.path: one.size_bytes for one in fragments}
     for file in files:
-        reaching = {one.path for one in fragments if one.last >= file.first and one.first < (file.before or "g")}
-        assert {source.path for source in file.sources} == reaching
-
-
-def test_a_fragment_that_reaches_into_the_next_file_is_not_taken_whole(store, monkeypatch):
-    plan, ids = planned(store, 3)
-    write_receipt(store, plan, 1, [*whole(ids[0], 1), *whole(ids[2], 1)])
-    write_receipt(store, plan, 1, whole(ids[1], 1))
-    monkeypatch.setattr(pipelines.verdict, "TARGET_BYTES", 1)  # so that files part although fragments overlap
-    first, second = files_of(decided(store, plan), "segments")
-    assert (first.whole, second.whole) == (False, False)
-    assert [len(file.sources) for file in (first, second)] == [1, 2]
+        assert len(file.sources) == 1 or sum(sizes[source.path] for source in file.sources) <= target
+        mine = [one for one in fragments if one.path in {source.path for source in file.sources}]
+        assert file.first == min(one.first for one in mine)
+        assert all(f"{one.last}-00000" < file.before for one in mine)
+    assert all(file.first <= other.first for file, other in pairwise(files))
 
 
 def test_a_verdict_is_plain_json(store):

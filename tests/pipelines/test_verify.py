@@ -20,6 +20,7 @@ from test_publish import publish_here
 
 import pipelines.row_keys
 from pipelines.invariants import Finding, rows_out_of_order
+from pipelines.ledger import load_ledger
 from pipelines.plan import Delta, find_delta, write_plan
 from pipelines.receipts import collect
 from pipelines.runs import find_runs, read_table, writer_id
@@ -45,9 +46,15 @@ def plan_next(store: Store, names: str, stages=STAGES) -> Plan:
     return write_plan(store, RECIPE, runs, delta, stages)
 
 
+def uri_of(store: Store, recording: str) -> str:
+    """The uri under which a recording was planned before."""
+    ledger = load_ledger(store, find_runs(store, CORPUS))
+    return next(row["uri"] for row in ledger.to_pylist() if row["recording_id"] == recording)
+
+
 def plan_again(store: Store, recording: str, stages: list[str], only: list[str] | None) -> Plan:
     """Plan stages of a recording once more, as a retry does: `only` for single segments."""
-    row = {"recording_id": recording, "uri": "/audio/x.wav", "size_bytes": 10, "stages": stages, "only": only}
+    row = {"recording_id": recording, "uri": uri_of(store, recording), "size_bytes": 10, "stages": stages, "only": only}
     rows = pa.Table.from_pylist([row], records.PLAN)
     return write_plan(store, RECIPE, find_runs(store, CORPUS), Delta(rows, 1, 0, 0, 1, 0), BETTER)
 

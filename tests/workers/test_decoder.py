@@ -257,7 +257,7 @@ def test_our_child_runs_under_its_limits(decoder):
     pid = pid_of(decoder)
     assert limit_of(pid, resource.RLIMIT_FSIZE) == (0, 0)
     assert limit_of(pid, resource.RLIMIT_CORE) == (0, 0)
-    assert limit_of(pid, resource.RLIMIT_AS)[1] == 4 << 30
+    assert limit_of(pid, resource.RLIMIT_AS)[1] == 1 << 30
     assert limit_of(pid, resource.RLIMIT_NOFILE)[1] == 64
 
 
