@@ -144,8 +144,8 @@ def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
         damage = {"code": "shard_damaged", "message": message}
         members.append({"name": "", "size": 0, "piece": None, "offset": 0, "problem": damage})
     for member in _each_name_once(members):
-        said = notes.get(_key(member["name"]))
-        yield {**member, "metadata": said and list(dict(said).items())}  # a map holds a key once
+        found = dict(notes.get(_key(member["name"]), ()))  # a map holds a key once
+        yield {**member, "metadata": list(found.items()) or None}
 
 
 def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool) -> dict[str, Any]:

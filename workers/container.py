@@ -29,7 +29,6 @@ WAV: Final = Container("wav", "wav", soundfile=True)
 AIFF: Final = Container("aiff", "aiff", soundfile=True)
 FLAC: Final = Container("flac", "flac", soundfile=True)
 MP3: Final = Container("mp3", "mp3", soundfile=True)
-OGG_VORBIS: Final = Container("ogg", "ogg", soundfile=True)
 OGG: Final = Container("ogg", "ogg")
 MP4: Final = Container("mp4", "mov")
 MATROSKA: Final = Container("matroska", "matroska")
@@ -50,26 +49,26 @@ APE: Final = Container("ape", "ape")
 
 _MPEG_TS_PACKET: Final = 188  # bytes, each packet starts with 0x47; on Blu-ray 4 bytes of time stand before it
 _MPEG_TS_STAMP: Final = 4
+_MPEG_TS_SYNCS: Final = 8  # sync bytes in their places that are no accident
 
 
 def sniff(head: bytes) -> Container | None:
-    """Return the container that `head`, the first bytes of an object, belongs to; None for no known one."""
+    """Return the container that `head`, the first bytes of an object, belongs to; None for no known one.
+
+    What an ID3v2 tag stands before is told from what follows it, see id3_bytes; where that is unknown, it is MP3.
+    """
+    if tag := id3_bytes(head):
+        return sniff(head[tag:]) or MP3
     return by_signature(head) or by_sync_word(head)
 
 
 def by_signature(head: bytes) -> Container | None:
     """Return the container whose signature `head` bears: bytes that nothing else starts with by accident."""
-    return _behind_id3(head) if head[:3] == b"ID3" else _by_magic(head)
-
-
-def _by_magic(head: bytes) -> Container | None:
     form = head[8:12]
-    if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX", b"BW64"):
         return {b"WAVE": WAV, b"AVI ": AVI}.get(form)
     if head[:4] == b"FORM" and form in (b"AIFF", b"AIFC"):
         return AIFF
-    if head[:4] == b"OggS":
-        return OGG_VORBIS if b"\x01vorbis" in head[:256] else OGG
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return MP4
     for magic, container in _SIGNATURES.items():
@@ -80,12 +79,14 @@ def _by_magic(head: bytes) -> Container | None:
 
 _SIGNATURES: Final[dict[bytes, Container]] = {
     b"fLaC": FLAC,
+    b"OggS": OGG,
     b"\x1a\x45\xdf\xa3": MATROSKA,  # EBML: Matroska and WebM
     b"FLV\x01": FLV,
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": ASF,
     b"#!AMR": AMR,
     b"caff": CAF,
     b".snd": AU,
+    b"dns.": AU,
     b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00": W64,  # Sony's GUID for riff
     b"wvpk": WAVPACK,
     b"TTA1": TTA,
@@ -96,7 +97,7 @@ _SIGNATURES: Final[dict[bytes, Container]] = {
 
 def by_sync_word(head: bytes) -> Container | None:
     """Return the container whose frames `head` seems to start with: two bytes or so, which noise may have too."""
-    if _is_transport_stream(head):
+    if _has_packets(head, 0, 2) or _has_packets(head, _MPEG_TS_STAMP, 2):
         return MPEG_TS
     if head[:2] == b"\x0b\x77":
         return AC3
@@ -104,16 +105,16 @@ def by_sync_word(head: bytes) -> Container | None:
         return AAC_ADTS
     if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and _is_mpeg_audio_header(head):
         return MP3
+    if any(_has_packets(head, start, _MPEG_TS_SYNCS) for start in range(1, _MPEG_TS_PACKET)):
+        return MPEG_TS  # cut out of a broadcast in the middle of a packet
     return None
 
 
-def _is_transport_stream(head: bytes) -> bool:
-    """Whether three packets in a row start with the sync byte, or as many as there are; with time stamps or without."""
-    for stamp in (0, _MPEG_TS_STAMP):
-        syncs = head[stamp :: _MPEG_TS_PACKET + stamp][:3]
-        if len(syncs) > 1 and set(syncs) == {0x47}:
-            return True
-    return False
+def _has_packets(head: bytes, start: int, least: int) -> bool:
+    """Whether transport packets begin at `start`: each with the sync byte, three of them checked at least."""
+    packet = _MPEG_TS_PACKET + (_MPEG_TS_STAMP if start == _MPEG_TS_STAMP else 0)
+    syncs = head[start::packet]
+    return len(syncs) >= least and set(syncs[: max(least, 3)]) == {0x47}
 
 
 def _is_mpeg_audio_header(head: bytes) -> bool:
@@ -126,12 +127,6 @@ def _is_mpeg_audio_header(head: bytes) -> bool:
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
     return version != 1 and layer != 0 and bitrate not in (0, 15) and rate != 3
-
-
-def _behind_id3(head: bytes) -> Container:
-    """Tell what follows an ID3v2 tag, where the tag is short enough to see past it; else MP3, its usual owner."""
-    size = id3_bytes(head)
-    return sniff(head[size:]) or MP3 if size < len(head) else MP3
 
 
 def id3_bytes(head: bytes) -> int:

@@ -18,10 +18,11 @@ from workers.decode_settings import Channels, DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, Damage, DecodeError, Ending, FloatBlocks, Sink, check_header
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
-from workers.libsndfile import open_sound
+from workers.libsndfile import open_sound, tells_its_length
 
 INT16_SCALE: Final = 32768.0
 FLOAT32_BYTES: Final = 4
+MOST_TAGS: Final = 4  # ID3v2 tags one behind the other; a sane file has one
 SHORT_BY_SECONDS: Final = 0.5  # a header may round; what is missing beyond this is damage
 SHORT_BY_FRACTION: Final = 0.02
 SHORT_BY_AT_MOST: Final = 5.0  # seconds, of however long a recording
@@ -47,26 +48,46 @@ def decode(file: BinaryIO, settings: DecodeSettings, sink: Sink, raw: RawAudio |
 
 
 def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tuple[AudioInfo, FloatBlocks]:
-    head = file.read(container.HEAD_BYTES)
-    file.seek(0)
-    if not head:
+    head, tag = _head(file)
+    if not head and not tag:
         raise DecodeError("empty", "the object has 0 bytes")
     kind = container.by_signature(head)
-    if kind is None and raw is not None:
+    if kind is None and raw is not None and not tag:
         return open_media(file, raw.container, settings.limits, settings.track, raw.demuxer_options)
-    kind = kind or container.by_sync_word(head)
+    kind = kind or container.by_sync_word(head) or (container.MP3 if tag else None)
     if kind is None:
         other = container.name_other(head)
         raise DecodeError(
             "not_audio",
             f"no known audio or video format starts with the bytes {head[:8]!r}" + (f": {other}" if other else ""),
         )
-    if not kind.soundfile:
+    if not kind.soundfile or (kind is container.MP3 and not _tells_its_length(file)):
         return open_media(file, kind, settings.limits, settings.track, {})
     try:
         return open_sound(file, kind, settings.limits)
     except soundfile.LibsndfileError as refusal:
         return _second_opinion(file, kind, settings, refusal.error_string)
+
+
+def _tells_its_length(file: BinaryIO) -> bool:
+    try:
+        return tells_its_length(file)
+    finally:
+        file.seek(0)
+
+
+def _head(file: BinaryIO) -> tuple[bytes, int]:
+    """Return the first bytes behind any ID3v2 tags, and how long the tags are."""
+    tags = 0
+    for _ in range(MOST_TAGS):
+        file.seek(tags)
+        head = file.read(container.HEAD_BYTES)
+        more = container.id3_bytes(head)
+        if not more:
+            break
+        tags += more
+    file.seek(0)
+    return head, tags
 
 
 def _second_opinion(

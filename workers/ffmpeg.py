@@ -5,7 +5,8 @@ external references) are refused, and so is every protocol.
 """
 
 import itertools
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final, NoReturn
 
 import av
@@ -18,7 +19,13 @@ from workers.container import Container
 from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Damage, DecodeError, FloatBlocks, check_header
 
-_GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3)  # FFmpeg guesses from the first bit rate
+_GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3, container.MP3)
+"""FFmpeg guesses from the first bit rate; an MP3 that says how long it is goes to libsndfile."""
+
+_CAF_HEADER: Final = 8  # bytes
+_CAF_CHUNK: Final = struct.Struct(">4sq")
+_CAF_CHUNKS: Final = 64  # at most before the data; a sane file has some
+_OPUS_CELT: Final = 16  # the first of the configurations that are music only (RFC 6716, 3.1)
 _SCALES: Final = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31}
 
 
@@ -30,6 +37,7 @@ def open_media(
     Raises:
         DecodeError: it cannot be opened, has no such track, or no frame decodes.
     """
+    excess = _caf_excess(file) if kind is container.CAF else 1.0
     try:
         source = av.open(
             file,
@@ -48,13 +56,15 @@ def open_media(
         raise DecodeError("unreadable", f"no frame of the {kind.name} decodes: {broken}") from None
     if first is None:
         raise DecodeError("empty", f"the audio track of the {kind.name} holds no frames")
-    length_is_told = kind not in _GUESSED_LENGTH and not demuxer_options
+    seconds = _declared_seconds(source, stream)
+    if kind in _GUESSED_LENGTH or demuxer_options:
+        seconds = None
     info = AudioInfo(
         container=kind.name,
-        codec=stream.codec_context.name,
+        codec=stream.codec_context.codec.canonical_name,
         sample_rate=first.sample_rate,
         channels=len(first.layout.channels),
-        declared_seconds=_declared_seconds(source, stream) if length_is_told else None,
+        declared_seconds=seconds and seconds * excess,
         decoder=f"PyAV {av.__version__}, FFmpeg {av.ffmpeg_version_info}",
     )
     check_header(info, limits)
@@ -84,6 +94,28 @@ def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted
     return chosen[0]
 
 
+def _caf_excess(file: BinaryIO) -> float:
+    """Return how much more audio a CAF's data chunk claims than is there, as a factor: FFmpeg counts what is there.
+
+    Chunks have a type of 4 bytes and a size of 8, -1 where it is not known (Apple Core Audio Format Specification 1.0).
+    """
+    end = file.seek(0, 2)
+    position, excess = _CAF_HEADER, 1.0
+    for _ in range(_CAF_CHUNKS):
+        file.seek(position)
+        head = file.read(_CAF_CHUNK.size)
+        if len(head) < _CAF_CHUNK.size:
+            break
+        name, size = _CAF_CHUNK.unpack(head)
+        position += _CAF_CHUNK.size
+        if name == b"data":
+            excess = max(1.0, size / (end - position)) if end > position else 1.0
+            break
+        position += max(0, size)
+    file.seek(0)
+    return excess
+
+
 def _declared_seconds(source: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         seconds = float(stream.duration * stream.time_base)
@@ -100,10 +132,12 @@ def _frames(source: "av.container.InputContainer", stream: "av.AudioStream") -> 
     stream.thread_type = "NONE"  # one thread: cores belong to the workers around us
     good = broken = 0
     reason = ""
+    decode: Callable[[av.Packet], list[av.AudioFrame]] | None = None
     try:
         for packet in source.demux(stream):
+            decode = decode or _decoder(stream, packet)
             try:
-                for frame in packet.decode():
+                for frame in decode(packet):
                     good += 1
                     yield frame
             except av.error.InvalidDataError as error:
@@ -114,6 +148,19 @@ def _frames(source: "av.container.InputContainer", stream: "av.AudioStream") -> 
         raise Damage(str(error)) from None
     if broken or (reason and not good):
         raise Damage(f"{max(broken, 1)} packets did not decode: {reason}")
+
+
+def _decoder(stream: "av.AudioStream", first: "av.Packet") -> "Callable[[av.Packet], list[av.AudioFrame]]":
+    """Return what decodes a stream's packets, of which `first` is the first.
+
+    Opus in its speech modes goes to libopus: FFmpeg's own decoder, which is faster, is far off there on tones.
+    """
+    context = stream.codec_context
+    if context.codec.canonical_name != "opus" or first.size == 0 or bytes(first)[0] >> 3 >= _OPUS_CELT:
+        return lambda packet: packet.decode()
+    reference = av.CodecContext.create("libopus", "r")
+    reference.extradata = context.extradata
+    return lambda packet: reference.decode(packet if packet.size else None)
 
 
 def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> FloatBlocks:

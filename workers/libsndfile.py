@@ -1,6 +1,7 @@
-"""Reading with libsndfile: WAV, W64, AIFF, AU, CAF, FLAC, MP3, Ogg Vorbis, at the speed of its own codecs."""
+"""Reading with libsndfile: WAV, W64, AIFF, AU, CAF, FLAC and MP3, at the speed of its own codecs."""
 
 import re
+import struct
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -12,39 +13,61 @@ from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Damage, FloatBlocks, check_header
 
 UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
+XING_WITHIN: Final = 4096  # bytes of an MP3's first frame, and more
+XING_HAS_FRAMES, XING_HAS_BYTES = 1, 2
 
-_CUT_SHORT: Final = re.compile(r"^ *(?:data|SSND) : (\d+) \(should be (\d+)\)$", re.MULTILINE)
+_CODECS: Final = {"mpeg_layer_i": "mp1", "mpeg_layer_ii": "mp2", "mpeg_layer_iii": "mp3"}
+"""libsndfile's names for what FFmpeg, which reads the same files where it must, calls otherwise."""
+
+_CUT_SHORT: Final = re.compile(r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)$", re.MULTILINE)
 
 
 def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[AudioInfo, FloatBlocks]:
     """Open `file` and return its facts and its samples.
 
     Raises:
-        soundfile.LibsndfileError: libsndfile does not open it.
+        soundfile.LibsndfileError: libsndfile does not open it, or finds no sample in it.
         DecodeError: a limit is passed by what the header says.
     """
-    guessed = kind is container.MP3 and not _mp3_declares_length(file)
     sound = soundfile.SoundFile(file)
-    frames = None if guessed else _declared_frames(sound)
+    frames = _declared_frames(sound)
     info = AudioInfo(
         container=kind.name,
-        codec=sound.subtype.lower(),
+        codec=_CODECS.get(sound.subtype.lower(), sound.subtype.lower()),
         sample_rate=sound.samplerate,
         channels=sound.channels,
         declared_seconds=frames / sound.samplerate if frames else None,
         decoder=f"libsndfile {soundfile.__libsndfile_version__}",
     )
     check_header(info, limits)  # before the first block is allocated: it is as wide as the header says
+    if sound.frames == 0:  # as a recorder that was switched off leaves it: FFmpeg reads on to the end
+        raise soundfile.LibsndfileError(0, "no samples by its header: ")
+    # soundfile seeks after every read, to where it is; in a damaged FLAC that fails after a read that was good.
+    sound._info.seekable = 0
     return info, _blocks(sound)
 
 
-def _mp3_declares_length(file: BinaryIO) -> bool:
-    """Whether an MP3 starts with a Xing, Info or VBRI frame; without one libsndfile guesses from the first bit rate."""
+def tells_its_length(file: BinaryIO) -> bool:
+    """Whether an MP3's first frame says how much there is (Xing, Info or VBRI), and there is not more than that.
+
+    Without it libsndfile guesses from the first bit rate, and stops where it guessed; where more follows, as when two
+    files were joined, it stops there too.
+    """
+    file.seek(0)
     start = container.id3_bytes(file.read(container.HEAD_BYTES))
     file.seek(start)
-    head = file.read(container.HEAD_BYTES)
-    file.seek(0)
-    return any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
+    head = file.read(XING_WITHIN)
+    found = next((at for tag in (b"Xing", b"Info") if (at := head.find(tag)) >= 0), -1)
+    if found < 0:
+        return b"VBRI" in head
+    flags, *rest = struct.unpack_from(">III", head[found + 4 : found + 16].ljust(12, b"\0"))
+    if not flags & XING_HAS_FRAMES:
+        return False
+    if not flags & XING_HAS_BYTES:
+        return True
+    file.seek(start + rest[1])
+    behind = file.read(container.HEAD_BYTES)
+    return container.sniff(behind) is not container.MP3
 
 
 def _declared_frames(sound: soundfile.SoundFile) -> int | None:

@@ -142,7 +142,7 @@ def test_a_demo_clip_decodes_to_the_length_its_header_declares(clip):
     [
         ("en/invalid.wav", "wav", "pcm_16", 8000, 1),
         ("en/basic-pbx-ivr-main.flac", "flac", "pcm_16", 8000, 1),
-        ("en/demo-echotest.mp3", "mp3", "mpeg_layer_iii", 8000, 1),
+        ("en/demo-echotest.mp3", "mp3", "mp3", 8000, 1),
         ("en/tt-monkeys.ogg", "ogg", "vorbis", 8000, 1),
         ("en/priv-introsaved.opus", "ogg", "opus", 48000, 1),
         ("en/tt-allbusy.m4a", "mp4", "aac", 16000, 1),

@@ -376,26 +376,24 @@ LOSSY = [
     Lossy("WAV MS_ADPCM", lambda: written(pcm(), RATE, "WAV", "MS_ADPCM"), "wav", "ms_adpcm", frame=1012),
     Lossy("WAV GSM 6.10", lambda: written(pcm(8000), 8000, "WAV", "GSM610"), "wav", "gsm610", 8000, 640, alike=0.95),
     Lossy("WAV G.721", lambda: written(pcm(8000), 8000, "WAV", "G721_32"), "wav", "g721_32", 8000, 240),
-    Lossy(
-        "WAV MP3", lambda: muxed("wav", "libmp3lame", bit_rate=64_000), "wav", "mpeg_layer_iii", frame=1152, late=1105
-    ),
-    Lossy("MP3 CBR", mp3, "mp3", "mpeg_layer_iii"),
-    Lossy("MP3 CBR at 44.1 kHz", lambda: muxed("mp3", "libmp3lame", 44_100, 64_000), "mp3", "mpeg_layer_iii", 44_100),
-    Lossy("MP3 CBR at 8 kHz", lambda: muxed("mp3", "libmp3lame", 8000, 32_000), "mp3", "mpeg_layer_iii", 8000),
+    Lossy("WAV MP3", lambda: muxed("wav", "libmp3lame", bit_rate=64_000), "wav", "mp3", frame=1152, late=1105),
+    Lossy("MP3 CBR", mp3, "mp3", "mp3"),
+    Lossy("MP3 CBR at 44.1 kHz", lambda: muxed("mp3", "libmp3lame", 44_100, 64_000), "mp3", "mp3", 44_100),
+    Lossy("MP3 CBR at 8 kHz", lambda: muxed("mp3", "libmp3lame", 8000, 32_000), "mp3", "mp3", 8000),
     # LAME's delay and the decoder's, 576 + 529: nothing says so without the Info frame
-    Lossy("MP3 without tags", lambda: mp3(BARER), "mp3", "mpeg_layer_iii", frame=576, late=1105),
-    Lossy("MP3 behind a picture", lambda: album_art() + mp3(), "mp3", "mpeg_layer_iii"),
+    Lossy("MP3 without tags", lambda: mp3(BARER), "mp3", "mp3", frame=576, late=1105),
+    Lossy("MP3 behind a picture", lambda: album_art() + mp3(), "mp3", "mp3"),
     Lossy(
         "MP3 without tags behind a picture",
         lambda: album_art() + mp3(BARER),
         "mp3",
-        "mpeg_layer_iii",
+        "mp3",
         frame=576,
         late=1105,
     ),
-    Lossy("MP3 before an ID3v1 tag", lambda: mp3() + b"TAG" + bytes(125), "mp3", "mpeg_layer_iii"),
+    Lossy("MP3 before an ID3v1 tag", lambda: mp3() + b"TAG" + bytes(125), "mp3", "mp3"),
     # 481 samples at 48 kHz of the polyphase filters
-    Lossy("MP2", lambda: muxed("mp2", "mp2", 48_000, 128_000), "mp3", "mpeg_layer_ii", 48_000, 384, 160),
+    Lossy("MP2", lambda: muxed("mp2", "mp2", 48_000, 128_000), "mp3", "mp2", 48_000, 384, 160),
     Lossy("Ogg Vorbis", lambda: written(pcm(), RATE, "OGG", "VORBIS"), "ogg", "vorbis"),
     Lossy("Ogg Opus, music", lambda: muxed("ogg", "libopus", 48_000, 64_000), "ogg", "opus", 48_000, 320),
     Lossy("Ogg Opus, speech", lambda: written(pcm(), RATE, "OGG", "OPUS"), "ogg", "opus", 48_000, 320, alike=0.95),
@@ -431,7 +429,9 @@ LOSSY = [
     Lossy("WMA 2", lambda: muxed("asf", "wmav2", RATE, 64_000), "asf", "wmav2", frame=512, late=-512),
     Lossy("WMA 1", lambda: muxed("asf", "wmav1", RATE, 64_000), "asf", "wmav1", frame=512, late=-512),
     # 5 ms of look-ahead
-    Lossy("AMR-NB", lambda: muxed("amr", "libopencore_amrnb", 8000, 12_200), "amr", "amrnb", 8000, 320, 80, alike=0.95),
+    Lossy(
+        "AMR-NB", lambda: muxed("amr", "libopencore_amrnb", 8000, 12_200), "amr", "amr_nb", 8000, 320, 80, alike=0.95
+    ),
     Lossy("AC-3", lambda: muxed("ac3", "ac3", 48_000, 128_000), "ac3", "ac3", 48_000, 512, 85),
     Lossy("E-AC-3", lambda: muxed("eac3", "eac3", 48_000, 128_000), "ac3", "eac3", 48_000, 512, 85),
     Lossy("film MP4", lambda: muxed("mp4", "aac", RATE, 64_000, picture="mpeg4"), "mp4", "aac", frame=1024),
@@ -440,7 +440,7 @@ LOSSY = [
         "film 3GP",
         lambda: filmed("3gp", Track(pcm(8000), 8000, "libopencore_amrnb", 12_200), picture="mpeg4"),
         "mp4",
-        "amrnb",
+        "amr_nb",
         8000,
         320,
         -20,
@@ -496,7 +496,7 @@ LOSSY = [
         "film AVI",
         lambda: muxed("avi", "libmp3lame", 44_100, 64_000, picture="mpeg4"),
         "avi",
-        "mp3float",
+        "mp3",
         44_100,
         418,
         401,
@@ -505,7 +505,7 @@ LOSSY = [
         "film FLV",
         lambda: muxed("flv", "libmp3lame", 44_100, 64_000, picture="flv"),
         "flv",
-        "mp3float",
+        "mp3",
         44_100,
         418,
         401,
@@ -524,7 +524,9 @@ LOSSY = [
         raw=RawAudio("gsm", 8000),
     ),
     # 22 samples of its two filter banks
-    Lossy("raw G.722", lambda: muxed("g722", "g722"), "g722", "g722", late=22, frame=22, raw=RawAudio("g722", RATE)),
+    Lossy(
+        "raw G.722", lambda: muxed("g722", "g722"), "g722", "adpcm_g722", late=22, frame=22, raw=RawAudio("g722", RATE)
+    ),
     Lossy(
         "raw mu-law",
         lambda: written(pcm(8000), 8000, "RAW", "ULAW"),
