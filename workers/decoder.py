@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -80,8 +80,8 @@ class Decoder:
 
     def __init__(self, settings: DecodeSettings, command: list[str] | None = None) -> None:
         """Take what every request shares; `command` starts another child than our own (a test's)."""
-        self._settings = asdict(settings)
-        self._command = command or [sys.executable, "-m", "workers.decoder_child", str(os.getpid())]
+        shared = [str(os.getpid()), json.dumps(asdict(settings))]
+        self._command = [*(command or [sys.executable, "-m", "workers.decoder_child"]), *shared]
         self._child: _Child | None = None
 
     def stream(self, requests: Iterable[Request]) -> Iterator[Answer]:
@@ -117,8 +117,9 @@ class Decoder:
     def _send(self, request: Request) -> None:
         if self._child is None:
             self._child = _Child(self._command)
-        raw = asdict(request.raw) if request.raw else None
-        header = {"settings": self._settings, "raw": raw, "path": request.path}
+        header: dict[str, Any] = {"path": request.path} if request.path else {}
+        if request.raw:
+            header["raw"] = asdict(request.raw)
         self._child.enqueue(frames.pack(frames.REQUEST, header, len(request.content)))
         self._child.enqueue(request.content)
 

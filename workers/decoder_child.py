@@ -5,6 +5,7 @@ credentials, and ends when its input ends or its parent is gone.
 """
 
 import io
+import json
 import os
 import resource
 import sys
@@ -41,13 +42,18 @@ class _PipeSink:
         self._out.write(pcm.data)
 
 
-def answer(request: frames.Frame, out: BinaryIO) -> None:
+def read_settings(text: str) -> DecodeSettings:
+    """Return the settings that the parent gives on the command line, as JSON."""
+    told = json.loads(text)
+    return DecodeSettings(**{**told, "limits": DecodeLimits(**told["limits"])})
+
+
+def answer(request: frames.Frame, settings: DecodeSettings, out: BinaryIO) -> None:
     """Decode one request's object and write the outcome to `out`; whatever it raises becomes a FAILED frame."""
     header = request.header
-    settings = DecodeSettings(**{**header["settings"], "limits": DecodeLimits(**header["settings"]["limits"])})
-    raw = RawAudio(**header["raw"]) if header["raw"] else None
+    raw = RawAudio(**header["raw"]) if "raw" in header else None
     try:
-        with open(header["path"], "rb") if header["path"] else io.BytesIO(request.payload) as file:
+        with open(header["path"], "rb") if "path" in header else io.BytesIO(request.payload) as file:
             ending = decode(file, settings, _PipeSink(out), raw)
         out.write(frames.pack(frames.ENDED, asdict(ending)))
     except DecodeError as error:
@@ -75,10 +81,11 @@ def main() -> None:
     """Answer requests until standard input ends."""
     _limit_resources()
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
+    settings = read_settings(sys.argv[2])
     requests, answers = os.fdopen(0, "rb", buffering=1 << 20), os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     os.dup2(2, 1)  # whatever a library prints must not get between the frames
     while (request := frames.read_frame(requests)) is not None:
-        answer(request, answers)
+        answer(request, settings, answers)
 
 
 if __name__ == "__main__":

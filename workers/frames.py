@@ -5,7 +5,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-REQUEST: Final = b"R"  # header: settings, raw, path or none; payload: the object's bytes where there is no path
+REQUEST: Final = b"R"  # header: path and raw where there are any; payload: the object's bytes where there is no path
 OPENED: Final = b"O"  # header: AudioInfo
 SAMPLES: Final = b"S"  # header: channels, where there are several; payload: int16 samples, interleaved
 ENDED: Final = b"E"  # header: Ending

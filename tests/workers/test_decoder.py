@@ -38,7 +38,7 @@ def misbehave():
 while (request := frames.read_frame(requests)) is not None:
     if request.payload.startswith(b"MISBEHAVE"):
         misbehave()
-    decoder_child.answer(request, answers)
+    decoder_child.answer(request, decoder_child.read_settings(sys.argv[-1]), answers)
 """
 OPENED = (
     'answers.write(frames.pack(frames.OPENED, {"container": "wav", "codec": "pcm", "sample_rate": 8000, "channels": 1,'
