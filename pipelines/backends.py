@@ -37,7 +37,7 @@ class Backend(Protocol):
     def list(self, folder: str) -> dict[str, int]:
         """Return the objects under a folder, at any depth, with their sizes."""
 
-    def write(self, path: str, data: bytes, *, create: bool) -> None:
+    def write(self, path: str, data: bytes | memoryview, *, create: bool) -> None:
         """Write an object; to `create`, only where there is none."""
 
     def write_file(self, path: str, file: Path) -> None:
@@ -90,7 +90,7 @@ class Disk:
                     continue
         return found
 
-    def write(self, path: str, data: bytes, *, create: bool) -> None:
+    def write(self, path: str, data: bytes | memoryview, *, create: bool) -> None:
         """Write a temporary file and give it its name."""
 
         def fill(temporary: Path) -> None:
@@ -213,10 +213,10 @@ class S3:
             if entry["type"] != "directory"
         }
 
-    def write(self, path: str, data: bytes, *, create: bool) -> None:
+    def write(self, path: str, data: bytes | memoryview, *, create: bool) -> None:
         """Put an object."""
         with _told_as_taken():
-            self.filesystem.pipe_file(self.full(path), data, **({"mode": "create"} if create else {}))
+            self.filesystem.pipe_file(self.full(path), bytes(data), **({"mode": "create"} if create else {}))
 
     def write_file(self, path: str, file: Path) -> None:
         """Upload a file."""

@@ -29,11 +29,11 @@ def footer(plan: Plan) -> dict[str, str]:
     }
 
 
-def to_parquet(table: pa.Table, lead: str | None = None) -> bytes:
+def to_parquet(table: pa.Table, lead: str | None = None) -> memoryview:
     """Return a table as the bytes of a Parquet file; see write_parquet."""
     sink = pa.BufferOutputStream()
     write_parquet(sink, table.schema, [table], lead)
-    return bytes(memoryview(sink.getvalue()))
+    return memoryview(sink.getvalue())
 
 
 def write_parquet(sink: Any, schema: pa.Schema, pieces: Iterable[pa.Table], lead: str | None = None) -> None:

@@ -117,7 +117,7 @@ class Store:
         """
         return self._retried(f"read {self.url(path)}", lambda: self.backend.local_copy(path, folder))
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: bytes | memoryview) -> None:
         """Write an object under a name that nobody else uses."""
 
         def attempt() -> None:
@@ -129,7 +129,7 @@ class Store:
 
         self._retried(f"write {self.url(path)}", attempt, missing_is_final=True)
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: bytes | memoryview) -> bool:
         """Write an object unless there is one; return whether the object there is ours.
 
         After any error the object is read back and compared, because a lost response looks like a loss. `data` must

@@ -11,7 +11,6 @@ import resource
 import sys
 import threading
 import time
-from dataclasses import asdict
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -34,7 +33,7 @@ class _PipeSink:
         self._out = out
 
     def opened(self, info: AudioInfo) -> None:
-        self._out.write(frames.pack(frames.OPENED, asdict(info)))
+        self._out.write(frames.pack(frames.OPENED, frames.fields_of(info)))
 
     def samples(self, pcm: np.ndarray) -> None:
         header = {} if pcm.ndim == 1 else {"channels": pcm.shape[1]}
@@ -55,7 +54,7 @@ def answer(request: frames.Frame, settings: DecodeSettings, out: BinaryIO) -> No
     try:
         with open(header["path"], "rb") if "path" in header else io.BytesIO(request.payload) as file:
             ending = decode(file, settings, _PipeSink(out), raw)
-        out.write(frames.pack(frames.ENDED, asdict(ending)))
+        out.write(frames.pack(frames.ENDED, frames.fields_of(ending)))
     except DecodeError as error:
         out.write(frames.pack(frames.FAILED, {"code": error.code, "message": error.message}))
     except Exception as error:  # any library's own error on hostile bytes

@@ -23,6 +23,11 @@ class Frame:
     payload: bytes
 
 
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return a flat dataclass with slots as a header; dataclasses.asdict copies deeply, and takes ten times as long."""
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
 def pack(kind: bytes, header: dict[str, Any], payload_bytes: int = 0) -> bytes:
     """Return the start of a frame: prefix and header; `payload_bytes` bytes must follow."""
     text = json.dumps(header).encode() if header else b""
