@@ -5,6 +5,7 @@ Parquet. Spectrograms come after the pools: they are wanted by nobody but the si
 """
 
 import itertools
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -176,29 +177,29 @@ def compute_and_stage(
 
 
 def pack_tasks(plan: Plan, done: dict[int, Collection[int]], cores: float) -> list[Task]:
-    """Gather consecutive units into tasks of a few seconds of work each; `done` has the finished rows of each unit."""
+    """Gather consecutive units into tasks of a few seconds of work each; `done` has the finished rows of each unit.
+
+    There are as many tasks as give each core the same number, of about the same work, so that none waits at the end.
+    """
     starts = list(itertools.accumulate(plan.unit_rows, initial=0))
     left = [unit for unit, rows in enumerate(plan.unit_rows) if len(done.get(unit, ())) < rows]
-    spread = max(1.0, cores * TASKS_PER_CORE)
-    most_bytes = min(TASK_BYTES, sum(plan.unit_bytes[unit] for unit in left) / spread)
-    most_rows = min(TASK_ROWS, sum(plan.unit_rows[unit] for unit in left) / spread)
-    groups: list[list[int]] = []
-    held_bytes = held_rows = 0
-    for unit in left:
-        size, rows = plan.unit_bytes[unit], plan.unit_rows[unit]
-        follows = bool(groups) and groups[-1][-1] == unit - 1
-        if not follows or held_bytes + size > most_bytes or held_rows + rows > most_rows:
-            groups.append([])
-            held_bytes = held_rows = 0
-        groups[-1].append(unit)
-        held_bytes, held_rows = held_bytes + size, held_rows + rows
+    work = [max(plan.unit_rows[unit] / TASK_ROWS, plan.unit_bytes[unit] / TASK_BYTES) for unit in left]
+    whole = max(1, round(cores))
+    total = sum(work)
+    count = whole * max(TASKS_PER_CORE, math.ceil(total / whole))
+    groups: dict[tuple[int, int], list[int]] = {}  # by the share of all work that they lie in, and what they follow
+    before = gaps = 0
+    for unit, end, own in zip(left, itertools.accumulate(work), work, strict=True):
+        gaps, before = gaps + (unit != before + 1), unit
+        share = int((end - own / 2) / total * count)
+        groups.setdefault((share, gaps), []).append(unit)
     return [
         Task(
             starts[group[0]],
             tuple(plan.unit_rows[unit] for unit in group),
             tuple(done.get(unit, frozenset()) for unit in group),
         )
-        for group in groups
+        for group in groups.values()
     ]
 
 
