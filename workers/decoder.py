@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 BASE_TIMEOUT_SECONDS: Final = 60.0
 TIMEOUT_SECONDS_PER_MEGABYTE: Final = 2.0  # a slow core decodes far more than 0.5 MB a second
 READ_BYTES: Final = 1 << 20
-REQUESTS_IN_FLIGHT: Final = 4  # written ahead of the answer being read
+REQUESTS_IN_FLIGHT: Final = frames.SLOTS  # written ahead of the answer being read
 _ROOT: Final = Path(__file__).resolve().parents[1]
 
 
@@ -120,8 +120,7 @@ class Decoder:
         header: dict[str, Any] = {"path": request.path} if request.path else {}
         if request.raw:
             header["raw"] = asdict(request.raw)
-        self._child.enqueue(frames.pack(frames.REQUEST, header, len(request.content)))
-        self._child.enqueue(request.content)
+        self._child.ask(header, request.content)
 
     def _answers(self, unanswered: deque[Request]) -> Iterator[Answer]:
         child, timeout = self._child, unanswered[0].timeout_seconds
@@ -164,13 +163,19 @@ class _Child:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
+        self._memory = os.memfd_create("phonolake-requests")
+        os.ftruncate(self._memory, frames.SLOTS * frames.SLOT_BYTES)  # takes memory where it is written to
+        self._asked = 0
+        readable = os.open(f"/proc/self/fd/{self._memory}", os.O_RDONLY)  # the child may not write to it
         self._process = subprocess.Popen(
-            command,
+            [*command, str(readable)],
+            pass_fds=[readable],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # codecs chat there; what matters comes as a frame
             env=environment,
         )
+        os.close(readable)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -178,7 +183,7 @@ class _Child:
             os.set_blocking(pipe, False)
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, READ_BYTES)
         self._outgoing: deque[memoryview] = deque()
-        self._incoming = bytearray()
+        self._incoming, self._room = bytearray(), bytearray(READ_BYTES)
         self._poll = select.poll()
         self._poll.register(self._from, select.POLLIN)
 
@@ -186,10 +191,20 @@ class _Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def enqueue(self, data: bytes) -> None:
-        """Write `data` as the pipe takes it, while answers are read."""
-        if data:
-            self._outgoing.append(memoryview(data))
+    def ask(self, header: dict[str, Any], content: bytes) -> None:
+        """Send a request: its bytes through the shared memory, or through the pipe where they are many.
+
+        A slot is used again after as many requests as there are, when the one before it has been answered.
+        """
+        payload = content if len(content) > frames.SLOT_BYTES else b""
+        if content and not payload:
+            start = self._asked % frames.SLOTS * frames.SLOT_BYTES
+            os.pwrite(self._memory, content, start)
+            header = {**header, "start": start, "end": start + len(content)}
+        self._asked += 1
+        self._outgoing.append(memoryview(frames.pack(frames.REQUEST, header, len(payload))))
+        if payload:
+            self._outgoing.append(memoryview(payload))
 
     def read_frame(self, timeout_seconds: float) -> frames.Frame:
         """Return the next frame.
@@ -233,10 +248,10 @@ class _Child:
         return bool(ready)
 
     def _receive(self) -> None:
-        data = os.read(self._from, READ_BYTES)
-        if not data:
+        count = os.readv(self._from, [self._room])  # os.read would make a megabyte of new memory each time
+        if not count:
             raise _ChildDied
-        self._incoming += data
+        self._incoming += memoryview(self._room)[:count]
 
     def _write(self) -> None:
         try:
@@ -265,6 +280,7 @@ class _Child:
         """End the child now."""
         self._process.kill()
         self._process.wait()
+        os.close(self._memory)
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

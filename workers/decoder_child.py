@@ -4,13 +4,14 @@ It is started by workers.decoder with `python -m workers.decoder_child`, imports
 credentials, and ends when its input ends or its parent is gone.
 """
 
-import io
 import json
+import mmap
 import os
 import resource
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -47,12 +48,12 @@ def read_settings(text: str) -> DecodeSettings:
     return DecodeSettings(**{**told, "limits": DecodeLimits(**told["limits"])})
 
 
-def answer(request: frames.Frame, settings: DecodeSettings, out: BinaryIO) -> None:
+def answer(request: frames.Request, settings: DecodeSettings, out: BinaryIO) -> None:
     """Decode one request's object and write the outcome to `out`; whatever it raises becomes a FAILED frame."""
     header = request.header
     raw = RawAudio(**header["raw"]) if "raw" in header else None
     try:
-        with open(header["path"], "rb") if "path" in header else io.BytesIO(request.payload) as file:
+        with open(header["path"], "rb") if "path" in header else request.payload as file:
             ending = decode(file, settings, _PipeSink(out), raw)
         out.write(frames.pack(frames.ENDED, frames.fields_of(ending)))
     except DecodeError as error:
@@ -76,14 +77,22 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+def requests() -> Iterator[frames.Request]:
+    """Yield what the parent asks, on standard input and in the memory whose descriptor is the last argument."""
+    stream = os.fdopen(0, "rb", buffering=1 << 20)
+    with mmap.mmap(int(sys.argv[-1]), frames.SLOTS * frames.SLOT_BYTES, prot=mmap.PROT_READ) as shared:
+        while (request := frames.read_request(stream, shared)) is not None:
+            yield request
+
+
 def main() -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests until standard input ends; the last arguments are the parent, the settings, and the memory."""
     _limit_resources()
-    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
-    settings = read_settings(sys.argv[2])
-    requests, answers = os.fdopen(0, "rb", buffering=1 << 20), os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    threading.Thread(target=_end_with, args=(int(sys.argv[-3]),), daemon=True).start()
+    settings = read_settings(sys.argv[-2])
+    answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     os.dup2(2, 1)  # whatever a library prints must not get between the frames
-    while (request := frames.read_frame(requests)) is not None:
+    for request in requests():
         answer(request, settings, answers)
 
 

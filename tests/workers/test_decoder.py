@@ -32,13 +32,13 @@ CHILD = """
 import os, signal, sys, time
 from workers import decoder_child, frames
 decoder_child._limit_resources()
-requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
+answers = os.fdopen(os.dup(1), "wb")
 def misbehave():
     {misbehaviour}
-while (request := frames.read_frame(requests)) is not None:
-    if request.payload.startswith(b"MISBEHAVE"):
+for request in decoder_child.requests():
+    if request.payload.getvalue().startswith(b"MISBEHAVE"):
         misbehave()
-    decoder_child.answer(request, decoder_child.read_settings(sys.argv[-1]), answers)
+    decoder_child.answer(request, decoder_child.read_settings(sys.argv[-2]), answers)
 """
 OPENED = (
     'answers.write(frames.pack(frames.OPENED, {"container": "wav", "codec": "pcm", "sample_rate": 8000, "channels": 1,'
