@@ -52,7 +52,9 @@ def encoded(samples: np.ndarray, rate: int, form: str, codec: str) -> bytes:
     """Encode with libsndfile or FFmpeg."""
     out = io.BytesIO()
     if form.isupper():
-        soundfile.write(out, samples, rate, format=form, subtype=codec)
+        with soundfile.SoundFile(out, "w", rate, samples.shape[1], format=form, subtype=codec) as sound:
+            for start in range(0, len(samples), rate):  # its Vorbis encoder dies of a minute at once
+                sound.write(samples[start : start + rate])
         return out.getvalue()
     layout = "stereo" if samples.shape[1] == 2 else "mono"
     with av.open(out, "w", format=form) as file:
