@@ -22,7 +22,10 @@ lint: $(DEV_READY) ## ruff, mypy --strict, and the import contract
 	$(BIN)/lint-imports
 
 bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about an hour on 2 cores
+	$(BIN)/python -m tests.bench.decode
+	$(BIN)/python -m tests.bench.vad
 	$(BIN)/python -m tests.bench.ingest
+	$(BIN)/python -m tests.bench.small_objects
 	$(BIN)/python -m tests.bench.transcribe
 	$(BIN)/python -m tests.bench.long_recording
 	$(BIN)/python -m tests.bench.plan
@@ -32,6 +35,10 @@ ROUNDS ?= 200
 chaos: $(DEV_READY) ## kill the real command at random times, hundreds of rounds (ROUNDS=20 for fewer)
 	PHONOLAKE_CHAOS=1 $(BIN)/python -m pytest tests/pipelines/test_protocol.py tests/pipelines/test_interleavings.py
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS)
+
+SECONDS ?= 600
+fuzz: $(DEV_READY) ## throw changed and hostile files at the decoder and the tar reader (SECONDS=60 for less)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 clean: ## delete what make made, but for .venv
 	rm -rf demo-lake build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
@@ -51,4 +58,4 @@ $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(DEMO_READY)
 
-.PHONY: demo test lint bench chaos clean help
+.PHONY: demo test lint bench chaos fuzz clean help

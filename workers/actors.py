@@ -87,7 +87,7 @@ class PoolMember(Generic[_Result]):
         """Append the columns of the pool's stages."""
         needed = [rows_that_need(table, stage.id) for stage in self._spec.stages]
         rows = sorted({row for stage_rows in needed for row in stage_rows})
-        results = dict(zip(rows, self._results(waveforms(table, rows)), strict=True))
+        results = dict(zip(rows, self._results(list(waveforms(table, rows))), strict=True))
         for stage, stage_rows in zip(self._spec.stages, needed, strict=True):
             found = {row: self._rows(results[row], stage) for row in stage_rows}
             errors = {row: one for row in stage_rows if isinstance(one := results[row], StageError)}

@@ -1,6 +1,6 @@
 """How a stage writes what it found into a wire table: two columns, its rows and its errors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,10 +29,11 @@ def rows_that_need(table: pa.Table, stage: str) -> list[int]:
     return [row for row, stages in enumerate(wanted) if segments[row] and stage in stages]
 
 
-def waveforms(table: pa.Table, rows: Sequence[int]) -> list[np.ndarray]:
-    """Return the samples of some segments as float32 in [-1, 1), shape (n,) each."""
+def waveforms(table: pa.Table, rows: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the samples of some segments as float32 in [-1, 1), shape (n,) each; a model may want them all at once."""
     pcm = table["pcm"].combine_chunks()
-    return [np.frombuffer(pcm[row].as_buffer(), np.int16).astype(np.float32) / INT16_SCALE for row in rows]
+    for row in rows:
+        yield np.frombuffer(pcm[row].as_buffer(), np.int16).astype(np.float32) / INT16_SCALE
 
 
 def append_results(

@@ -51,6 +51,12 @@ class Spectrogrammer:
             self._filters = _mel_filters(settings, sample_rate, self._n_fft, MFCC_MELS)
             self._dct = F.create_dct(self.n_bins, MFCC_MELS, "ortho")
 
+    def n_frames(self, n_samples: int) -> int:
+        """Return how many frames a clip of so many samples has."""
+        if not n_samples:
+            return 0
+        return -(-n_samples // self._hop) if self._preset == "whisper" else 1 + n_samples // self._hop
+
     def compute(self, waveform: np.ndarray) -> np.ndarray:
         """Return (n_frames, n_bins) float32 of a clip: 1-D, floating point, in [-1, 1].
 
