@@ -12,6 +12,7 @@ from schemas.records import Plan
 from schemas.tables import SCHEMA_VERSION
 
 ROW_GROUP_BYTES: Final = 16 << 20  # uncompressed: a reader that wants one recording reads little else
+SPARE_BYTES: Final = 1 << 20  # for footers and page headers
 _REPEATING: Final = {
     *("run_id", "corpus_id", "recording_id", "segment_id", "kind", "model", "revision", "layer", "pooling", "label"),
     *("stage", "code", "container", "codec", "status", "decoder", "language"),
@@ -31,9 +32,15 @@ def footer(plan: Plan) -> dict[str, str]:
 
 def to_parquet(table: pa.Table, lead: str | None = None) -> memoryview:
     """Return a table as the bytes of a Parquet file; see write_parquet."""
-    sink = pa.BufferOutputStream()
-    write_parquet(sink, table.schema, [table], lead)
-    return memoryview(sink.getvalue())
+    room = pa.allocate_buffer(table.nbytes + table.nbytes // 8 + SPARE_BYTES)
+    try:
+        with pa.FixedSizeBufferWriter(room) as sink:  # memory that grows is copied, and there twice while it is
+            write_parquet(sink, table.schema, [table], lead)
+            return memoryview(room)[: sink.tell()]
+    except OSError:  # what does not get smaller, such as many tiny row groups
+        grown = pa.BufferOutputStream()
+        write_parquet(grown, table.schema, [table], lead)
+        return memoryview(grown.getvalue())
 
 
 def write_parquet(sink: Any, schema: pa.Schema, pieces: Iterable[pa.Table], lead: str | None = None) -> None:
