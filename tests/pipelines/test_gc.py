@@ -1,6 +1,7 @@
 """Garbage collection takes staging of sealed runs and what died writers left, and nothing else."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -54,3 +55,19 @@ def test_temporary_files_go_when_no_writer_can_still_be_at_them(store):
         os.utime(folder / name, (old, old))
     assert collect_garbage(store).temporary == 2
     assert sorted(path.name for path in folder.iterdir()) == ["phonolake-young", "young"]
+
+
+def test_plans_and_verdicts_that_were_not_the_first_go_with_a_sealed_run_and_stay_with_an_open_one(store):
+    sealed_and_open(store)
+    kept = {path for path in store.list(layout.RUNS) if path.endswith(".parquet")}
+    sealed, opened = (layout.run_folder(CORPUS, run) for run in ("00001", "00002"))
+    losers = {f"{folder}/{kind}-{'0' * 32}.parquet" for folder in (sealed, opened) for kind in ("plan", "verdict")}
+    for path in losers:
+        store.put(path, b"lost")
+    assert collect_garbage(store).orphans == 2
+    left = {path for path in store.list(layout.RUNS) if path.endswith(".parquet")}
+    assert left == kept | {path for path in losers if path.startswith(opened)}
+
+
+def test_temporary_files_lie_where_no_corpus_can_have_its_staging():
+    assert not re.fullmatch(layout.CORPUS_PATTERN, layout.TEMPORARY.removeprefix(f"{layout.STAGING}/"))

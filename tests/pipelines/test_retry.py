@@ -1,5 +1,7 @@
 """Retry plans what failed and nothing else: whole recordings, and single segments of a stage."""
 
+from dataclasses import replace
+
 from hand_made import CORPUS, RECIPE, STAGES, TOY, closing, decided, listing, planned, segment, whole, write_receipt
 from test_publish import publish_here
 
@@ -95,3 +97,24 @@ def test_what_was_put_right_is_not_tried_a_third_time_and_no_row_is_doubled(stor
 def test_an_ordinary_run_does_not_plan_what_failed(store):
     first_night(store)
     assert not find_delta(store, find_runs(store, CORPUS), CORPUS, SOURCE, STAGES).recordings.num_rows
+
+
+def test_a_segment_whose_retry_failed_to_be_fetched_can_be_tried_again(store):
+    _, _, _, d = first_night(store)
+    runs = find_runs(store, CORPUS)
+    plan = write_plan(
+        store, RECIPE, runs, find_failed(store, runs, SOURCE, STAGES, ["model_failed"]), STAGES, retry=True
+    )
+    write_receipt(store, plan, 1, [failed(d, "fetch_failed", transient=True) | {"stages": [TOY]}])
+    finished(store, plan)
+    part = (d, [TOY], [f"{TOY}#1"])
+    assert part in again(store)
+    assert again(store, "model_failed") == [part]
+    assert part in again(store, "fetch_failed", "model_failed")
+
+
+def test_what_failed_under_another_way_of_cutting_is_left_to_the_next_run(store):
+    first_night(store)
+    recut = [replace(stage, fingerprint=f"{stage.fingerprint}-b") for stage in STAGES]
+    assert again(store, "fetch_failed", "model_failed", stages=recut) == []
+    assert len(find_delta(store, find_runs(store, CORPUS), CORPUS, SOURCE, recut).recordings) == 4

@@ -929,3 +929,14 @@ def test_whatever_a_record_is_cut_to_nothing_is_raised(original, tmp_path_factor
     store.put(path, content[: data.draw(st.integers(0, len(content) - 1))])
     assert ("record_unreadable", path) in look(store).codes
     shutil.rmtree(folder)
+
+
+def test_a_recipe_that_went_back_to_an_earlier_cut_is_sound(tmp_path):
+    store, recut = Store(str(tmp_path)), [replace(one, fingerprint=f"{one.fingerprint}-b") for one in STAGES]
+    for stages in (STAGES, recut, STAGES):
+        plan = plan_next(store, "a", stages)
+        [recording] = read_table(store, plan.recordings_file)["recording_id"].to_pylist()
+        stage(store, plan, whole(recording, 2))
+        finish(store, plan)
+    assert look(store).codes == set()
+    assert len(find_delta(store, find_runs(store, CORPUS), CORPUS, listing("/audio/a.wav"), STAGES).recordings) == 0

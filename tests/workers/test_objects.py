@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -233,3 +234,21 @@ def test_a_key_may_hold_what_a_url_may_not():
     assert split_s3("s3://bucket/a b/c?d#e%20.wav") == ("bucket", "a b/c?d#e%20.wav")
     assert is_s3("s3a://bucket/key")
     assert not is_s3("gs://bucket/key")
+
+
+def test_an_object_behind_fsspec_of_another_etag_has_changed_even_at_the_same_size(in_memory, monkeypatch):
+    source = replace(in_memory, etag="one")
+    monkeypatch.setattr(objects, "etag_of", lambda info: "two")
+    assert refusal(source).code == "source_changed"
+    monkeypatch.setattr(objects, "etag_of", lambda info: "one")
+    assert fetch(source, {}).size_bytes == source.size_bytes
+
+
+def test_a_long_local_object_that_changes_while_it_is_decoded_is_noticed(clip, short_spool):
+    fetched = fetch(planned(clip), {})
+    assert fetched.path == str(clip)
+    assert not fetched.has_changed()
+    os.utime(clip, ns=(0, 1))
+    assert fetched.has_changed()
+    clip.unlink()
+    assert fetched.has_changed()

@@ -1,0 +1,32 @@
+"""How many failures stop a run."""
+
+from dataclasses import replace
+
+import pytest
+from hand_made import RECIPE, planned
+
+from pipelines.attempt import allowed_failures
+from pipelines.recipe import LimitsSection
+
+
+@pytest.mark.parametrize(
+    ("recordings", "fraction", "tolerated", "allowed"),
+    [
+        (1, 0.5, 10, 10),  # one bad file does not hold up a small night
+        (1_000_000, 0.5, 10, 500_000),
+        (1_000, 0.001, 0, 1),
+        (1, 0.5, 0, 0),
+        (1_000, 0.0, 10, 0),  # not one is wanted
+    ],
+)
+def test_a_few_failures_never_stop_a_run_unless_none_is_wanted(store, recordings, fraction, tolerated, allowed):
+    plan, _ = planned(store, 1)
+    limits = LimitsSection(max_failed_fraction=fraction, tolerated_failures=tolerated)
+    recipe = RECIPE.model_copy(update={"limits": limits})
+    assert allowed_failures(recipe, replace(plan, recordings=recordings)) == allowed
+
+
+def test_a_retry_has_no_budget_since_it_is_about_what_failed(store):
+    plan, _ = planned(store, 3)
+    recipe = RECIPE.model_copy(update={"limits": LimitsSection(max_failed_fraction=0)})
+    assert allowed_failures(recipe, replace(plan, retry=True)) == 3
