@@ -21,7 +21,7 @@ from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout, records
 from schemas.records import Attempt, Plan
-from workers.objects import ReadingStopped
+from workers.stores import ReadingStopped
 
 TALLY_SECONDS: Final = 10.0
 

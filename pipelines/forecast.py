@@ -16,8 +16,9 @@ from workers.decoded import Ending
 from workers.decoder import Decoder, Failed, Request
 from workers.headerless import RawAudio
 from workers.loading import SourceSettings, load_ahead
-from workers.objects import Fetched, ReadingStopped
+from workers.objects import Fetched
 from workers.recording import raw_audio_of
+from workers.stores import ReadingStopped
 
 SAMPLE: Final = 48  # objects at most that are decoded to estimate the hours
 SAMPLE_BYTES: Final = 128 << 20  # of objects in the sample, the first one apart

@@ -24,7 +24,8 @@ from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed
 from pipelines.manifest import read_manifest
 from pipelines.recipe import SourceSection
 from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES, KeptShards, list_parquets, list_tars
-from workers.objects import Options, ReadingStopped, etag_of, fsspec_options, is_s3, local_path, s3_store, split_s3
+from workers.objects import local_path
+from workers.stores import Options, ReadingStopped, etag_of, fsspec_options, is_s3, s3_store, split_s3
 
 LISTERS: Final = 16
 SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest

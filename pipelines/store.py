@@ -23,7 +23,8 @@ import fsspec
 from pipelines.backends import S3, Backend, Disk
 from pipelines.errors import RecipeError, StoreError
 from schemas import layout
-from workers.objects import fsspec_options, is_s3, local_path
+from workers.objects import local_path
+from workers.stores import fsspec_options, is_s3
 
 TRIES: Final = 4
 FIRST_PAUSE_SECONDS: Final = 0.25

@@ -24,7 +24,7 @@ from tests.real_corpus import english_prompts
 from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo
-from workers.objects import s3_store
+from workers.stores import s3_store
 
 PROCESSES, RATE, SECONDS = 2, 8000, 4
 DISTINCT = 500

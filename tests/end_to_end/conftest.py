@@ -14,7 +14,7 @@ import pytest
 import ray
 import s3fs
 
-from workers.objects import s3_store
+from workers.stores import s3_store
 
 ACCESS_KEY, SECRET_KEY = "phonolake-test", "phonolake-test-secret"
 

@@ -13,7 +13,8 @@ import pytest
 
 from schemas.failures import CODES
 from workers import objects
-from workers.objects import ObjectError, Source, fetch, is_s3, local_path, split_s3
+from workers.objects import ObjectError, Source, fetch, local_path
+from workers.stores import is_s3, split_s3
 
 CLIP = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus" / "en" / "invalid.wav"
 CONTENT = CLIP.read_bytes()
