@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import wire
+from workers.columns import as_array
 
 INT16_SCALE: Final = np.float32(32768.0)
 MESSAGE_CHARACTERS: Final = 500
@@ -31,8 +32,7 @@ def rows_that_need(table: pa.Table, stage: str) -> list[int]:
 
 def waveforms(table: pa.Table, rows: Sequence[int]) -> Iterator[np.ndarray]:
     """Yield the samples of some segments as float32 in [-1, 1), shape (n,) each; a model may want them all at once."""
-    column = table["pcm"]
-    pcm = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which copies even a single one
+    pcm = as_array(table["pcm"])
     for row in rows:
         yield np.frombuffer(pcm[row].as_buffer(), np.int16).astype(np.float32) / INT16_SCALE
 

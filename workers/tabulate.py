@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import ids, tables, wire
+from workers.columns import as_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def tabulate(block: pa.Table, keys: RunKeys, base: str, stages: Sequence[tuple[s
 
 def receipt_rows(block: pa.Table) -> pa.Table:
     """Return what a receipt says of a wire table, schema schemas.wire.RECEIPT."""
-    closing = block["closing"].combine_chunks()
+    closing = as_array(block["closing"])
     failure = pc.struct_field(closing, "failure")
     failed = pc.is_valid(failure)
     outcome = pc.if_else(failed, "failed", pc.struct_field(closing, "status"))
@@ -76,7 +77,7 @@ def in_order(table: str, rows: pa.Table) -> pa.Table:
 
 
 def _needing(block: pa.Table, stage: str) -> pa.Array:
-    lists = block["stages"].combine_chunks()
+    lists = as_array(block["stages"])
     mask = np.zeros(block.num_rows, bool)
     parents = pc.list_parent_indices(lists).to_numpy()
     mask[parents[pc.equal(pc.list_flatten(lists), stage).to_numpy(zero_copy_only=False)]] = True
@@ -100,12 +101,12 @@ def _keyed(table: str, recording_ids: pa.Array, keys: RunKeys, columns: dict[str
 
 
 def _cast(array: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    array = as_array(array)
     return array if array.type == kind else array.cast(kind)
 
 
 def _recordings(block: pa.Table, keys: RunKeys) -> pa.Table:
-    closing = block["closing"].combine_chunks()
+    closing = as_array(block["closing"])
     kept = pc.and_(pc.is_valid(closing), pc.is_null(pc.struct_field(closing, "failure")))
     found = closing.filter(kept)
     columns = {field.name: pc.struct_field(found, field.name) for field in tables.beyond_keys("recordings")}
@@ -121,7 +122,7 @@ def _segments(block: pa.Table, keys: RunKeys) -> pa.Table:
 
 
 def _exploded(block: pa.Table, stage: str, table: str, keys: RunKeys) -> pa.Table:
-    lists = block[wire.rows_column(stage)].combine_chunks()
+    lists = as_array(block[wire.rows_column(stage)])
     parents = pc.list_parent_indices(lists)
     structs = pc.list_flatten(lists)
     recordings = block["recording_id"].take(parents)
@@ -131,12 +132,12 @@ def _exploded(block: pa.Table, stage: str, table: str, keys: RunKeys) -> pa.Tabl
 
 
 def _whole_failures(block: pa.Table, keys: RunKeys) -> pa.Table:
-    failures = pc.struct_field(block["closing"].combine_chunks(), "failure")
+    failures = pc.struct_field(as_array(block["closing"]), "failure")
     return _failures(block, failures, keys)
 
 
 def _segment_failures(block: pa.Table, stage: str, keys: RunKeys) -> pa.Table:
-    return _failures(block, block[wire.error_column(stage)].combine_chunks(), keys)
+    return _failures(block, as_array(block[wire.error_column(stage)]), keys)
 
 
 def _failures(block: pa.Table, failures: pa.Array, keys: RunKeys) -> pa.Table:
