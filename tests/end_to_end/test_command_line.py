@@ -156,7 +156,8 @@ def test_a_new_stage_is_computed_alone_and_a_new_object_too(recipe: Path) -> Non
 
 def test_the_failure_budget_ends_with_3_and_lifting_it_resumes_without_computing_again(recipe: Path) -> None:
     lake = recipe.parent / "lake"
-    done = phonolake("run", recipe, "--set", "limits.max_failed_fraction=0.1")
+    none = ("--set", "limits.tolerated_failures=0")
+    done = phonolake("run", recipe, *none, "--set", "limits.max_failed_fraction=0.1")
     assert done.returncode == 3
     assert re.search(r"[12] of 7 recordings failed, more than limits.max_failed_fraction 0.1", done.stderr)
     assert not (lake / "data").exists()
