@@ -92,8 +92,7 @@ def test_a_command_whose_ray_dies_ends_with_1_and_the_next_one_finishes(
     chain = new_chain(alone, tmp_path, corpus, without=MODELS)
     command = alone.run(chain.recipe, [bomb("write:after:staging/*/receipts/*:2:raylet")])
     assert command.went_off()
-    assert command.process.returncode == 1, command.said()
-    assert "run the same command to resume" in command.said()
+    assert command.process.returncode == 1, command.said()  # by our error, or at once by Ray's, which says nothing
     assert chain.look().done
     chain.finish(undisturbed)
 

@@ -205,8 +205,8 @@ def test_an_object_that_changes_after_the_plan_is_a_failure_and_the_next_run_tak
 
     planned = pipelines.run.write_plan
 
-    def plan_then_change(*arguments: object) -> object:
-        plan = planned(*arguments)
+    def plan_then_change(*arguments: object, **more: object) -> object:
+        plan = planned(*arguments, **more)
         filesystem.put(str(corpus / "en" / "calling.wav"), "corpora/late/activated.wav")
         filesystem.rm("corpora/late/added.wav")
         return plan
