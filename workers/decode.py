@@ -160,7 +160,8 @@ def _pump(
 
 def _check_block(block: np.ndarray, frames: int, info: AudioInfo, limits: DecodeLimits) -> None:
     """Raise DecodeError where a limit is passed by a block, `frames` in all, whatever the header said."""
-    check_header(replace(info, channels=block.shape[1]), limits)
+    if block.shape[1] != info.channels:  # as broadcasts do; the header's own number was checked before
+        check_header(replace(info, channels=block.shape[1]), limits)
     if frames > limits.max_seconds * info.sample_rate:
         raise DecodeError("limit_seconds", f"longer than {limits.max_seconds:g} s; raise limits.max_seconds to take it")
     if frames * info.channels * FLOAT32_BYTES > limits.max_decoded_bytes:
