@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,17 +60,16 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def disturbed(recipe: Path, nodes: Cluster, disturb: Callable[[], None]) -> int:
-    """Run the command, do something to the cluster once the first receipt is there, and return its exit code."""
+def disturbed(recipe: Path, nodes: Cluster, disturb: Callable[[], bool]) -> int:
+    """Run the command, try to do something to the cluster until it is done, and return the command's exit code."""
     environment = {**os.environ, "RAY_ADDRESS": nodes.address}
     command = [sys.executable, "-m", "pipelines", "run", str(recipe)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
         deadline = time.monotonic() + 240
-        while not list((recipe.parent / "lake" / "staging").rglob("receipts/*.parquet")):
+        while not disturb():
             assert run.poll() is None, run.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        disturb()
         said = run.communicate(timeout=400)
     assert run.returncode in (0, 1), said
     return run.returncode
@@ -96,10 +96,13 @@ def test_a_node_that_vanishes_in_mid_run_costs_no_row_and_nothing_with_a_receipt
     store = Store(str(recipe.parent / "lake"))
     covered: set[str] = set()
 
-    def vanish() -> None:
+    def vanish() -> bool:
+        if not list((recipe.parent / "lake" / "staging").rglob("receipts/*.parquet")):
+            return False
         evidence = collect(store, load_plan(store, "clips", "00001"))
         covered.update(evidence.winners()["recording_id"].to_pylist())
         nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+        return True
 
     disturbed(recipe, nodes, vanish)
     finished(recipe, nodes)
@@ -119,9 +122,14 @@ def marked(mark: str) -> Iterator[psutil.Process]:
 
 
 def test_a_model_actor_that_is_killed_in_mid_run_costs_no_row(recipe: Path, nodes: Cluster) -> None:
-    def kill() -> None:
-        [actor] = [one for one in marked(str(recipe.parent)) if "ray::MapWorker" in " ".join(one.cmdline())]
-        actor.send_signal(signal.SIGKILL)
+    def kill() -> bool:
+        """Kill an actor of the pool while it works: Ray names the running method in the process's title."""
+        for process in marked(str(recipe.parent)):
+            with suppress(psutil.NoSuchProcess):
+                if re.search(r"^ray::MapWorker\(.*\)\.submit", " ".join(process.cmdline())):
+                    process.send_signal(signal.SIGKILL)
+                    return True
+        return False
 
     assert disturbed(recipe, nodes, kill) == 0
     finished(recipe, nodes)
