@@ -24,11 +24,12 @@ from pipelines.stages import Stage, segment_settings
 from pipelines.store import Store
 from schemas.records import Plan
 from schemas.wire import WIRE
-from workers.actors import ModelStage, PoolMember, PoolSpec
+from workers.actors import PoolMember, PoolSpec
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.features import SpectrogramStage, add_spectrograms
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
+from workers.models.model import ModelStage
 from workers.objects import Place, Source
 from workers.recording import Recording
 from workers.spectrogram_settings import SpectrogramSettings
@@ -43,6 +44,7 @@ SPECTROGRAM_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms of a block: an
 FLOAT32_BYTES: Final = 4
 GPU_BATCH_ROWS: Final = 256
 NO_PROGRESS_SECONDS: Final = 3 * 3600
+MODELS_LOAD_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ def _configure(block_seconds: float) -> None:
     context.max_consecutive_actor_init_deaths = 3
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     context.print_on_execution_start = False
+    context.wait_for_min_actors_s = MODELS_LOAD_SECONDS  # a model that cannot load ends the run before audio is read
     context.memory_usage_poll_interval_s = None  # reading /proc/self/smaps every second costs a core a tenth
 
 
@@ -211,6 +214,7 @@ def ingest_settings(recipe: Recipe, stages: list[Stage]) -> IngestSettings:
         source=source_settings(recipe),
         block_seconds=block_seconds(recipe, stages),
         on_partial=recipe.audio.on_partial,
+        reference_column=next((one.text_column for one in recipe.transcripts if one.align_with), None),
     )
 
 
@@ -265,5 +269,14 @@ def pool_spec(pool: list[Stage], recipe: Recipe, threads: int) -> PoolSpec:
     """Return what the members of a pool are made from."""
     checkpoint = pool[0].checkpoint
     assert checkpoint is not None
-    stages = tuple(ModelStage(stage.id, stage.table, stage.settings) for stage in pool)
-    return PoolSpec(checkpoint.name, checkpoint.kind, checkpoint.digest, stages, threads, recipe.pools.batch_size)
+    return PoolSpec(
+        checkpoint.name,
+        checkpoint.kind,
+        checkpoint.digest,
+        tuple(ModelStage(stage.id, stage.table, stage.settings, stage.signal) for stage in pool),
+        threads,
+        recipe.pools.batch_size,
+        recipe.pools.batch_seconds,
+        recipe.audio.sample_rate,
+        recipe.pools.dtype,
+    )

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipelines.errors import RecipeError
 from schemas.layout import CORPUS_PATTERN
 
+REFERENCE = "reference"  # the model whose transcripts are the manifest's own texts
 SECRETS = ("key", "secret", "token", "password", "credential")
 
 
@@ -135,25 +136,53 @@ class SpectrogramSection(_Section):
 
 
 class EmbeddingSection(_Section):
-    """One embedding model over every segment."""
+    """One embedding model over every segment.
+
+    `layer` is a hidden layer of a speech encoder (0 is what its transformer is given, -1 the last), or layers with
+    their weights, `{6: 0.5, 9: 0.5}`; where it is not given, what the model was made to give. `options` are the
+    model's own; docs/models.md lists them.
+    """
 
     model: str
-    pooling: Literal["mean"] = "mean"
+    layer: int | dict[int, float] | None = None
+    pooling: Literal["mean", "mean_std", "max", "first", "frames"] = "mean"
+    options: dict[str, Any] = {}
 
 
 class TagSection(_Section):
     """One tagging model over every segment; the `top_k` best labels are kept."""
 
     model: str
-    top_k: int = Field(default=10, ge=1, le=527)
+    top_k: int = Field(default=10, ge=1, le=10_000)
+    options: dict[str, Any] = {}
 
 
 class TranscriptSection(_Section):
-    """One transcriber over every segment; `language` is an ISO 639-1 code, detected where not given."""
+    """One transcriber over every segment; `language` is an ISO 639-1 code, detected where not given.
+
+    `identify`: whether the language is detected for every segment, or for a recording's segments together.
+    `words`: whether words get times. `guards`: whether a doubtful window is decoded again at higher temperatures.
+    `pack`: whether clips share one window of the encoder, which costs the same however short a clip is.
+    With `model: reference` nothing is guessed: the manifest's column `text_column` is aligned to the audio by the CTC
+    model `align_with`.
+    """
 
     model: str
     language: str | None = None
     task: Literal["transcribe", "translate"] = "transcribe"
+    identify: Literal["segment", "recording"] = "segment"
+    words: bool = False
+    guards: bool = True
+    pack: bool = False
+    align_with: str | None = None
+    text_column: str = "text"
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _reference_needs_an_aligner(self) -> "TranscriptSection":
+        if (self.model == REFERENCE) != (self.align_with is not None):
+            raise ValueError("`model: reference` and `align_with` (a CTC model) belong together")
+        return self
 
 
 class LimitsSection(_Section):
@@ -172,11 +201,24 @@ class LimitsSection(_Section):
 
 
 class PoolSection(_Section):
-    """Resources of the model pools; what is not given is computed from the cluster."""
+    """Resources of the model pools; what is not given is computed from the cluster.
+
+    `batch_size` windows and `batch_seconds` of audio, padding included, are on a device together; `dtype: auto` is
+    half precision on a GPU and float32 on a CPU.
+    """
 
     actors: int | None = Field(default=None, ge=1)
     gpus_per_actor: float | None = Field(default=None, ge=0)
     batch_size: int = Field(default=16, ge=1)
+    batch_seconds: float = Field(default=120.0, gt=0)
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+
+
+class EnhanceSection(_Section):
+    """Noise reduction before models: which model, and which tables are made of the enhanced signal."""
+
+    model: str
+    tables: tuple[Literal["embeddings", "tags", "transcripts", "spectrograms"], ...] = ("transcripts",)
 
 
 Unique = Annotated[str, Field(pattern=CORPUS_PATTERN)]
@@ -194,6 +236,7 @@ class Recipe(_Section):
     embeddings: tuple[EmbeddingSection, ...] = ()
     tags: tuple[TagSection, ...] = ()
     transcripts: tuple[TranscriptSection, ...] = ()
+    enhance: EnhanceSection | None = None
     limits: LimitsSection = LimitsSection()
     pools: PoolSection = PoolSection()
 

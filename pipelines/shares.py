@@ -13,13 +13,13 @@ from typing import Final
 import ray
 
 from pipelines.errors import RecipeError
+from workers.models.kinds import KINDS
 
 TASK_PART: Final = 0.25  # of the cores, for reading, decoding and writing beside CPU pools
 CPU_STEPS: Final = 2  # reading and writing must find room at once, or a full queue between them never empties
 ACTOR_THREADS: Final = 4  # beyond this one more actor serves better than one more thread
 GPU_ACTOR_CPUS: Final = 0.5  # feeding a GPU takes little of a core
 SMALLEST: Final = 0.01  # Ray knows hundredths of a core well enough
-WORK: Final = {"whisper": 8.0, "yamnet": 1.0}  # CPU seconds per audio second, relative
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +80,10 @@ def divide(
 
 def _on_cpus(cluster: Cluster, kinds: Sequence[str], actors: int | None) -> Shares:
     budget = cluster.cpus * (1 - TASK_PART)
-    work = sum(WORK[kind] for kind in kinds)
+    work = sum(KINDS[kind].work for kind in kinds)
     pools = []
     for kind in kinds:
-        cores = budget * WORK[kind] / work
+        cores = budget * KINDS[kind].work / work
         count = actors or max(1, math.floor(cores / min(ACTOR_THREADS, cluster.node_cpus)))
         pools.append(PoolShare(count, _floor(min(cores / count, cluster.node_cpus)), 0.0, _threads(cores / count)))
     return Shares(pools, _floor(min(1.0, cluster.cpus * TASK_PART / CPU_STEPS)))

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipelines.errors import RecipeError
-from pipelines.recipe import Recipe, SegmentsSection, SpectrogramSection
+from pipelines.recipe import REFERENCE, Recipe, SegmentsSection, SpectrogramSection
+from workers.models.kinds import KINDS, kinds_for
 from workers.segments import SegmentSettings
 from workers.spectrogram_settings import SpectrogramSettings
 from workers.weights import Checkpoint, ModelError, resolve
@@ -17,16 +18,9 @@ CODE_VERSIONS: Final[dict[str, str]] = {
     "embeddings": "1",
     "tags": "1",
     "transcripts": "1",
+    "enhance": "1",
 }
 """Raise a table's version when its code changes what it writes: old recordings are then computed anew."""
-
-KINDS: Final[dict[str, tuple[str, ...]]] = {
-    "embeddings": ("yamnet",),
-    "tags": ("yamnet",),
-    "transcripts": ("whisper",),
-}
-"""Which kinds of model fill which table."""
-
 
 COMMON_SETTINGS: Final[tuple[dict[str, Any], ...]] = ({}, {"n_bins": 80}, {"n_bins": 40}, {"n_bins": 128})
 """Spectrogram settings known to fit 16 kHz."""
@@ -42,6 +36,7 @@ class Stage:
         settings: its section of the recipe.
         checkpoint: its weights; None where it has none.
         fingerprint: digest of settings, weights, code version, and of what it builds on.
+        signal: the wire column with the samples it hears: `pcm`, or `enhanced`.
     """
 
     table: str
@@ -49,6 +44,7 @@ class Stage:
     settings: dict[str, Any]
     checkpoint: Checkpoint | None
     fingerprint: str
+    signal: str = "pcm"
 
     @property
     def id(self) -> str:
@@ -78,10 +74,40 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         stages.append(_stage("spectrograms", section.kind, settings, None, base.fingerprint))
     for table in ("embeddings", "tags", "transcripts"):
         for section in getattr(recipe, table):
-            checkpoint = _checkpoint(table, section.model)
-            _check_transcriber(section, checkpoint)
-            stages.append(_stage(table, section.model, section.model_dump(), checkpoint, base.fingerprint))
-    return stages
+            stages.append(_model_stage(table, section, base))
+    return [_enhanced(stage, recipe) for stage in stages]
+
+
+def _model_stage(table: str, section: Any, base: Stage) -> Stage:
+    aligned = section.model == REFERENCE
+    checkpoint = _checkpoint(table, section.align_with if aligned else section.model)
+    if aligned and checkpoint.kind != "ctc":
+        raise RecipeError(
+            f"transcripts: align_with is {section.align_with}, a {checkpoint.kind} model; a ctc model aligns"
+        )
+    _check_transcriber(section, checkpoint)
+    settings = section.model_dump()
+    _check_options(table, checkpoint, settings)
+    # What is not given stays out of the fingerprint: a key that a later release adds must not recompute old recordings.
+    given = section.model_dump(exclude_defaults=True)
+    stage = _stage(table, section.model, given, checkpoint, base.fingerprint)
+    return replace(stage, settings=settings)
+
+
+def _check_options(table: str, checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Refuse settings that the kind of model cannot follow."""
+    try:
+        KINDS[checkpoint.kind].check(checkpoint.folder, table, settings)
+    except ValueError as error:
+        raise RecipeError(f"{table}: {checkpoint.name}: {error}") from None
+
+
+def _enhanced(stage: Stage, recipe: Recipe) -> Stage:
+    """Let a stage hear the enhanced signal where the recipe says so."""
+    if recipe.enhance is None or stage.table not in recipe.enhance.tables:
+        return stage
+    content = [stage.fingerprint, recipe.enhance.model, CODE_VERSIONS["enhance"]]
+    return replace(stage, fingerprint=_digest(content), signal="enhanced")
 
 
 def _check_settings(recipe: Recipe) -> None:
@@ -125,8 +151,9 @@ def spectrogram_settings(section: SpectrogramSection) -> SpectrogramSettings:
 
 def _checkpoint(table: str, model: str) -> Checkpoint:
     checkpoint = _resolved(model)
-    if checkpoint.kind not in KINDS[table]:
-        raise RecipeError(f"{table}: {model} is a {checkpoint.kind} model; {table} come from {', '.join(KINDS[table])}")
+    if checkpoint.kind not in kinds_for(table):
+        able = ", ".join(kinds_for(table))
+        raise RecipeError(f"{table}: {model} is a {checkpoint.kind} model; {table} come from {able}")
     return checkpoint
 
 
@@ -139,5 +166,8 @@ def _resolved(model: str) -> Checkpoint:
 
 def _stage(table: str, name: str, settings: dict[str, Any], checkpoint: Checkpoint | None, parent: str) -> Stage:
     content = [table, name, settings, checkpoint and checkpoint.digest, CODE_VERSIONS[table], parent]
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-    return Stage(table, name, settings, checkpoint, fingerprint)
+    return Stage(table, name, settings, checkpoint, _digest(content))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -96,9 +96,13 @@ EMBEDDINGS: Final = pa.schema(
         _SEGMENT_ID,
         *_MODEL,
         _field("layer", _STRING, "The layer the vector was taken from."),
-        _required("pooling", _STRING, "How frames or patches became one vector: mean ..."),
-        _required("dim", _INT32, "Length of `vector`."),
-        _required("vector", pa.list_(_FLOAT32), "The embedding."),
+        _required(
+            "pooling", _STRING, "How frames or patches became one vector: mean, mean_std, max, first; or frames."
+        ),
+        _required("dim", _INT32, "Length of `vector`; of one frame where pooling is frames."),
+        _required("vector", pa.list_(_FLOAT32), "The embedding; with frames n_frames x dim, row-major."),
+        _field("n_frames", _INT32, "Frames in `vector`; null where they were pooled."),
+        _field("hop_seconds", _FLOAT64, "From one frame's start to the next, seconds; null where they were pooled."),
     ]
 )
 

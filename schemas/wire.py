@@ -45,6 +45,7 @@ WIRE: Final = pa.schema(
         pa.field("end_seconds", pa.float64()),
         pa.field("speech_ratio", pa.float32()),
         pa.field("channel", pa.int32()),
+        pa.field("reference", pa.string()),  # what the manifest says is spoken, where a stage wants to know
         pa.field("pcm", pa.binary()),
         pa.field("closing", CLOSING),
     ]

@@ -1,40 +1,27 @@
 """Model actors: one per pool member, each a model that adds its stages' rows to wire tables.
 
-The classes know nothing of Ray; a pool makes them with `PoolMember(spec)` and calls them with a table. An error of the
-model costs the segments that cause it, never the table.
+The class knows nothing of Ray; a pool makes members with `PoolMember(spec)` and calls them with a table. An error of
+the model costs the segments that cause it, never the table.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import soxr
 
-from workers.results import StageError, append_results, rows_that_need, waveforms
-from workers.weights import Checkpoint, ModelError, resolve
-
-if TYPE_CHECKING:
-    from workers.whisper import Transcript
-    from workers.yamnet import YamnetResult
+from workers.models.kinds import KINDS
+from workers.models.model import Clip, Loading, ModelStage
+from workers.results import StageError, append_results, clips, rows_that_need
+from workers.weights import ModelError, resolve
 
 logger = logging.getLogger(__name__)
 
-SILENCE_SAMPLES = 16_000  # one second
-YAMNET_CPU_PATCHES = 64  # a batch that fits a core's cache: 1.3 times as fast as 256 on a CPU
-YAMNET_GPU_PATCHES = 1024
-
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStage:
-    """One table that a model fills: stage id, table, and the settings of its section of the recipe."""
-
-    id: str
-    table: str
-    settings: dict[str, Any]
+SILENCE_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +30,14 @@ class PoolSpec:
 
     Attributes:
         model: the model's name, resolved again on each node.
-        kind: which model class runs it.
+        kind: which model class runs it, one of workers.models.kinds.KINDS.
         digest: what the weights must be; a node that has others refuses.
         stages: the tables it fills, from one pass over the audio.
         threads: CPU threads of each member.
-        batch_size: windows or waveforms together on the device.
+        batch_size: windows or patches together on the device.
+        batch_seconds: seconds of audio together on the device, padding included.
+        sample_rate: of the samples on the wire, Hz.
+        dtype: precision of the network; `auto` is half precision on a GPU and float32 on a CPU.
     """
 
     model: str
@@ -56,21 +46,16 @@ class PoolSpec:
     stages: tuple[ModelStage, ...]
     threads: int
     batch_size: int
+    batch_seconds: float = 120.0
+    sample_rate: int = 16_000
+    dtype: str = "auto"
 
 
-class _Model(Protocol[_Result]):
-    def run(self, waveforms: Sequence[np.ndarray]) -> list[_Result]:
-        """Return one result per waveform, in order."""
-
-    def rows(self, result: _Result, stage: ModelStage) -> list[dict[str, Any]]:
-        """Return what `stage`'s table gets from a result, without model and revision."""
-
-
-class PoolMember(Generic[_Result]):
+class PoolMember:
     """One member of a model pool: takes wire tables, returns them with the model's columns."""
 
     def __init__(self, spec: PoolSpec) -> None:
-        from workers.devices import use_threads
+        from workers.devices import choose_device, choose_dtype, use_threads
 
         use_threads(spec.threads)
         checkpoint = resolve(spec.model)
@@ -80,99 +65,87 @@ class PoolMember(Generic[_Result]):
                 "run was planned; install the same package versions on every node, or use a shared folder"
             )
         self._spec = spec
-        self._names = {"model": checkpoint.name, "revision": checkpoint.revision}
-        self._model: _Model[Any] = _LOADERS[checkpoint.kind](checkpoint, spec)
+        self._revision = checkpoint.revision
+        device = choose_device()
+        dtype = choose_dtype(device, spec.dtype)
+        loading = Loading(checkpoint.folder, device, dtype, spec.stages, spec.batch_size, spec.batch_seconds)
+        try:
+            self._model = KINDS[checkpoint.kind].load(loading)
+        except Exception as error:  # whatever a library says of a checkpoint
+            raise ModelError(
+                f"model {spec.model} cannot be loaded from {checkpoint.folder}: {type(error).__name__}: {error}; "
+                "try another checkpoint, or take it out of the recipe"
+            ) from error
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Append the columns of the pool's stages."""
-        needed = [rows_that_need(table, stage.id) for stage in self._spec.stages]
-        rows = sorted({row for stage_rows in needed for row in stage_rows})
-        results = dict(zip(rows, self._results(list(waveforms(table, rows))), strict=True))
-        for stage, stage_rows in zip(self._spec.stages, needed, strict=True):
-            found = {row: self._rows(results[row], stage) for row in stage_rows}
-            errors = {row: one for row in stage_rows if isinstance(one := results[row], StageError)}
-            table = append_results(table, stage.id, stage.table, found, errors)
+        needed = {stage.id: rows_that_need(table, stage.id) for stage in self._spec.stages}
+        results: dict[tuple[str, int], Any] = {}
+        for signal in sorted({stage.signal for stage in self._spec.stages}):
+            of_signal = [needed[stage.id] for stage in self._spec.stages if stage.signal == signal]
+            rows = sorted({row for stage_rows in of_signal for row in stage_rows})
+            heard = self._results([self._resampled(clip) for clip in clips(table, rows, signal)])
+            results |= {(signal, row): result for row, result in zip(rows, heard, strict=True)}
+        for stage in self._spec.stages:
+            found = {row: self._rows(results[stage.signal, row], stage) for row in needed[stage.id]}
+            errors = {row: one for row, one in found.items() if isinstance(one, StageError)}
+            good = {row: one for row, one in found.items() if not isinstance(one, StageError)}
+            table = append_results(table, stage.id, stage.table, good, errors)
         return table
 
-    def _rows(self, result: Any, stage: ModelStage) -> list[dict[str, Any]]:
-        if isinstance(result, StageError):
-            return []
-        return [{**self._names, **row} for row in self._model.rows(result, stage)]
+    def _resampled(self, clip: Clip) -> Clip:
+        ours, theirs = self._spec.sample_rate, self._model.sample_rate
+        if ours == theirs or not len(clip.waveform):
+            return clip
+        waveform = soxr.resample(clip.waveform, ours, theirs, quality="HQ")
+        return Clip(waveform, clip.start_seconds, clip.recording_id, clip.reference)
 
-    def _results(self, waves: list[np.ndarray]) -> list[Any]:
+    def _rows(self, result: Any, stage: ModelStage) -> list[dict[str, Any]] | StageError:
+        if isinstance(result, StageError):
+            return result
+        try:
+            rows = self._model.rows(result, stage)
+        except Exception as error:  # a model may raise anything on odd input
+            return self._failed(error)
+        if not all(map(_is_finite, rows)):
+            return StageError("model_failed", f"{self._spec.model} gave a number that is none (NaN or infinity)")
+        return [{"model": stage.name, "revision": self._revision, **row} for row in rows]
+
+    def _results(self, heard: list[Clip]) -> list[Any]:
         """Run the model; where it raises, halve until the segments that cause it stand alone."""
-        if not waves:
+        if not heard:
             return []
         try:
-            return self._model.run(waves)
+            return self._model.run(heard)
         except Exception as error:  # a model may raise anything on odd input
-            if len(waves) == 1:
+            if len(heard) == 1:
                 self._prove_alive(error)
                 logger.warning("%s failed on a segment: %s", self._spec.model, error)
-                return [StageError("model_failed", f"{self._spec.model}: {type(error).__name__}: {error}")]
-        middle = len(waves) // 2
-        return self._results(waves[:middle]) + self._results(waves[middle:])
+                return [self._failed(error)]
+        middle = len(heard) // 2
+        return self._results(heard[:middle]) + self._results(heard[middle:])
+
+    def _failed(self, error: Exception) -> StageError:
+        return StageError("model_failed", f"{self._spec.model}: {type(error).__name__}: {error}")
 
     def _prove_alive(self, error: Exception) -> None:
         """Raise `error` where the model cannot do silence either: then not the segment is at fault."""
         try:
-            self._model.run([np.zeros(SILENCE_SAMPLES, np.float32)])
+            self._model.run([Clip(np.zeros(SILENCE_SECONDS * self._model.sample_rate, np.float32))])
         except Exception:  # whatever it is, the model is dead
             raise error from None
 
 
-# Models are imported by who loads them: a task that only decodes need not wait seconds for torch and transformers.
+def _is_finite(row: dict[str, Any]) -> bool:
+    return all(map(_is_number, row.values()))
 
 
-class _YamnetModel:
-    def __init__(self, checkpoint: Checkpoint, spec: PoolSpec) -> None:
-        from workers.devices import choose_device, choose_dtype
-        from workers.yamnet import Yamnet
-
-        device = choose_device()
-        patches = YAMNET_GPU_PATCHES if device.type == "cuda" else YAMNET_CPU_PATCHES
-        self._yamnet = Yamnet.load(checkpoint.folder, device, max_patches=patches, dtype=choose_dtype(device))
-
-    def run(self, waveforms: Sequence[np.ndarray]) -> "list[YamnetResult]":
-        return self._yamnet.run(waveforms)
-
-    def rows(self, result: "YamnetResult", stage: ModelStage) -> list[dict[str, Any]]:
-        if stage.table == "embeddings":
-            vector = {"dim": len(result.embedding), "vector": result.embedding}
-            return [{"layer": "global average pool", "pooling": "mean", **vector}]
-        best = np.argsort(-result.scores, kind="stable")[: stage.settings["top_k"]]
-        return [{"label": self._yamnet.classes[label], "score": float(result.scores[label])} for label in best]
-
-
-class _WhisperModel:
-    def __init__(self, checkpoint: Checkpoint, spec: PoolSpec) -> None:
-        from workers.devices import choose_device, choose_dtype
-        from workers.whisper import Whisper, WhisperOptions
-
-        device = choose_device()
-        settings = spec.stages[0].settings
-        options = WhisperOptions(settings["language"], settings["task"], spec.batch_size)
-        self._whisper = Whisper.load(checkpoint.folder, device, choose_dtype(device), options)
-
-    def run(self, waveforms: Sequence[np.ndarray]) -> "list[Transcript]":
-        return self._whisper.transcribe(waveforms)
-
-    def rows(self, result: "Transcript", stage: ModelStage) -> list[dict[str, Any]]:
-        return [
-            {
-                "language": result.language,
-                "language_probability": result.language_probability,
-                "text": result.text,
-                "avg_logprob": result.avg_logprob,
-                "compression_ratio": result.compression_ratio,
-                "no_speech_probability": result.no_speech_probability,
-                "temperature": result.temperature,
-                "flags": list(result.flags),
-            }
-        ]
-
-
-_LOADERS: dict[str, Callable[[Checkpoint, PoolSpec], _Model[Any]]] = {
-    "yamnet": _YamnetModel,
-    "whisper": _WhisperModel,
-}
+def _is_number(value: Any) -> bool:
+    """Tell whether a value has no NaN or infinity in it."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        return bool(np.isfinite(value).all())
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_number, value.values()))
+    return not isinstance(value, Sequence) or isinstance(value, str) or all(map(_is_number, value))

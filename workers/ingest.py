@@ -34,6 +34,7 @@ class IngestSettings:
     source: SourceSettings
     block_seconds: float
     on_partial: Literal["keep", "fail"] = "keep"
+    reference_column: str | None = None  # of the manifest: what is spoken
 
 
 class Ingester:
@@ -50,7 +51,7 @@ class Ingester:
 
     def ingest(self, recordings: Iterable[Recording]) -> Iterator[pa.Table]:
         """Yield wire tables of about `block_seconds` of audio each; every recording ends with its closing row."""
-        block = WireBlock(self._settings.decode.sample_rate)
+        block = WireBlock(self._settings.decode.sample_rate, self._settings.reference_column)
         decoding: deque[_Decoding] = deque()
         with closing(load_ahead(recordings, self._settings.source)) as loaded:
             for answer in self._decoder.stream(self._requests(loaded, decoding, block)):

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from schemas import wire
 from workers.columns import as_array
+from workers.models.model import Clip
 
 INT16_SCALE: Final = np.float32(32768.0)
 MESSAGE_CHARACTERS: Final = 500
@@ -30,11 +31,18 @@ def rows_that_need(table: pa.Table, stage: str) -> list[int]:
     return [row for row, stages in enumerate(wanted) if segments[row] and stage in stages]
 
 
-def waveforms(table: pa.Table, rows: Sequence[int]) -> Iterator[np.ndarray]:
+def waveforms(table: pa.Table, rows: Sequence[int], signal: str = "pcm") -> Iterator[np.ndarray]:
     """Yield the samples of some segments as float32 in [-1, 1), shape (n,) each; a model may want them all at once."""
-    pcm = as_array(table["pcm"])
+    pcm = as_array(table[signal])
     for row in rows:
         yield np.frombuffer(pcm[row].as_buffer(), np.int16).astype(np.float32) / INT16_SCALE
+
+
+def clips(table: pa.Table, rows: Sequence[int], signal: str) -> Iterator[Clip]:
+    """Yield some segments as models get them; `signal` is the column with their samples."""
+    told = table.select(["start_seconds", "recording_id", "reference"]).take(pa.array(rows, pa.int64())).to_pylist()
+    for waveform, row in zip(waveforms(table, rows, signal), told, strict=True):
+        yield Clip(waveform, row["start_seconds"] or 0.0, row["recording_id"], row["reference"])
 
 
 def append_results(

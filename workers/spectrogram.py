@@ -88,7 +88,7 @@ class Spectrogrammer:
     def _whisper(self, waveform: np.ndarray) -> torch.Tensor:
         if len(waveform) <= _WHISPER_SECONDS * _WHISPER_RATE:
             # Imported here because it loads transformers, which takes a second that the other kinds need not wait.
-            from workers.whisper_features import log_mel_frames
+            from workers.models.whisper_features import log_mel_frames
 
             return log_mel_frames(torch.from_numpy(_with_silence(waveform, 0, 0)), self.n_bins)
         half = self._n_fft // 2

@@ -14,12 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import fsspec
 from filelock import FileLock
 
-Kind = Literal["whisper", "yamnet", "silero"]
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
 SUPPORTED: Final = "whisper (transcripts) and yamnet (embeddings, tags)"
@@ -42,7 +41,7 @@ class Checkpoint:
     """
 
     name: str
-    kind: Kind
+    kind: str
     folder: Path
     revision: str
     digest: str
@@ -55,7 +54,7 @@ class _Packaged:
     `install` is what pip is asked for where they are missing.
     """
 
-    kind: Kind
+    kind: str
     install: str
     packages: tuple[str, ...]
     version: str  # names the cache entry: another package or another conversion is another entry
@@ -66,19 +65,19 @@ class _Packaged:
 
 
 def _tiny_en(folders: list[Path], destination: Path) -> None:
-    from workers import whisper_weights
+    from workers.models import whisper_weights
 
     whisper_weights.convert_packaged_tiny_en(folders[0] / "model", destination)
 
 
 def _base(folders: list[Path], destination: Path) -> None:
-    from workers import whisper_weights
+    from workers.models import whisper_weights
 
     whisper_weights.convert_packaged_base(folders[0] / "data", folders[1] / "data", destination)
 
 
 def _yamnet(folders: list[Path], destination: Path) -> None:
-    from workers import yamnet_weights
+    from workers.models import yamnet_weights
 
     for name, expected in yamnet_weights.PACKAGED_SHA256.items():
         found = _file_digest(folders[0] / "data" / name)
@@ -170,7 +169,7 @@ def _from_hub(name: str) -> Checkpoint:
     return Checkpoint(name, _kind(name, folder), folder, folder.name, _folder_digest(folder))
 
 
-def _kind(name: str, folder: Path) -> Kind:
+def _kind(name: str, folder: Path) -> str:
     if (folder / "config.json").exists():
         model_type = json.loads((folder / "config.json").read_text()).get("model_type")
         if model_type == "whisper":

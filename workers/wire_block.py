@@ -16,8 +16,9 @@ from workers.segments import Segment
 class WireBlock:
     """Collects rows until they are worth an Arrow table of schema schemas.wire.WIRE."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, reference_column: str | None = None) -> None:
         self._sample_rate = sample_rate
+        self._reference_column = reference_column
         self._clear()
 
     def _clear(self) -> None:
@@ -74,6 +75,9 @@ class WireBlock:
         closing = {**_source_columns(recording), "status": "failed", "n_segments": 0, "failure": failure}
         self._rows.append((recording, None, closing))
 
+    def _reference(self, recording: Recording) -> str | None:
+        return dict(recording.metadata).get(self._reference_column) if self._reference_column else None
+
     def take(self) -> pa.Table:
         """Return the rows as a table and start afresh."""
         rows = self._rows
@@ -88,6 +92,7 @@ class WireBlock:
             [segment and segment.end / rate for segment in segments],
             [segment and segment.speech_ratio for segment in segments],
             [segment and segment.channel for segment in segments],
+            [segment and self._reference(recording) for recording, segment, _ in rows],
             _pcm_column(segments),
             [closing for _, _, closing in rows],
         ]

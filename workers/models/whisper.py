@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer, DynamicCache, EncoderDecoderCache, WhisperForConditionalGeneration
 
-from workers.whisper_features import WINDOW_SAMPLES, whisper_log_mel
+from workers.models.model import Clip, Loading, ModelStage
+from workers.models.whisper_features import SAMPLE_RATE, WINDOW_SAMPLES, whisper_log_mel
 
 COMPRESSION_RATIO_LIMIT = 2.4  # text that zlib shrinks more than this repeats itself
 LOGPROB_LIMIT = -1.0  # nats per token; below it the model guesses
@@ -308,3 +309,38 @@ def _compression_ratio(text: str) -> float:
     """Bytes before and after zlib, as openai/whisper has it: ordinary speech is below 2.4."""
     content = text.encode()
     return len(content) / len(zlib.compress(content))
+
+
+class WhisperModel:
+    """Whisper as a pool runs it."""
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, whisper: Whisper) -> None:
+        self._whisper = whisper
+
+    @classmethod
+    def load(cls, loading: Loading) -> Self:
+        """Read the checkpoint."""
+        settings = loading.stages[0].settings
+        options = WhisperOptions(settings["language"], settings["task"], loading.batch_size)
+        return cls(Whisper.load(loading.folder, loading.device, loading.dtype, options))
+
+    def run(self, clips: Sequence[Clip]) -> list[Transcript]:
+        """Return one transcript per clip."""
+        return self._whisper.transcribe([clip.waveform for clip in clips])
+
+    def rows(self, result: Transcript, stage: ModelStage) -> list[dict[str, Any]]:
+        """Return the transcript."""
+        return [
+            {
+                "language": result.language,
+                "language_probability": result.language_probability,
+                "text": result.text,
+                "avg_logprob": result.avg_logprob,
+                "compression_ratio": result.compression_ratio,
+                "no_speech_probability": result.no_speech_probability,
+                "temperature": result.temperature,
+                "flags": list(result.flags),
+            }
+        ]

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from workers.yamnet import CLASSES_FILE, WEIGHTS_FILE, YamnetNetwork
+from workers.models.yamnet import CLASSES_FILE, WEIGHTS_FILE, YamnetNetwork
 
 PACKAGED_MODEL = "YamNet_w8a8.onnx.zip"
 PACKAGED_CLASSES = "yamnet_class_map.csv"

@@ -12,12 +12,12 @@ import soxr
 import torch
 from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-from workers.whisper import Transcript, Whisper, WhisperOptions
-from workers.whisper_features import HOP_LENGTH, SAMPLE_RATE, WINDOW_SAMPLES, log_mel_frames, whisper_log_mel
-from workers.whisper_weights import convert_packaged_base, convert_packaged_tiny_en
+from workers.models.whisper import Transcript, Whisper, WhisperOptions
+from workers.models.whisper_features import HOP_LENGTH, SAMPLE_RATE, WINDOW_SAMPLES, log_mel_frames, whisper_log_mel
+from workers.models.whisper_weights import convert_packaged_base, convert_packaged_tiny_en
 
 CPU = torch.device("cpu")
-CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"
+CORPUS = Path(__file__).parents[3] / "pipelines" / "demo" / "corpus"
 LENGTHS = [1, 1600, 16_000, 116_800, 479_700, 479_840, WINDOW_SAMPLES]  # samples: the last three touch the right edge
 
 

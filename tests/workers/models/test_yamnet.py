@@ -12,7 +12,7 @@ import soundfile
 import soxr
 import torch
 
-from workers.yamnet import (
+from workers.models.yamnet import (
     N_CLASSES,
     SAMPLE_RATE,
     Yamnet,
@@ -23,9 +23,9 @@ from workers.yamnet import (
     pad_waveform,
     patch_count,
 )
-from workers.yamnet_weights import PACKAGED_MODEL, PACKAGED_SHA256, convert_packaged, from_keras
+from workers.models.yamnet_weights import PACKAGED_MODEL, PACKAGED_SHA256, convert_packaged, from_keras
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = ("short", "three", "zeros")
 CHANNELS = [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
 SECONDS = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
