@@ -38,7 +38,11 @@ def decode(file: BinaryIO, settings: DecodeSettings, sink: Sink, raw: RawAudio |
     Raises:
         DecodeError: nothing could be decoded, or a limit was passed.
     """
-    info, blocks = _open(file, settings, raw)
+    return move(*_open(file, settings, raw), settings, sink)
+
+
+def move(info: AudioInfo, blocks: FloatBlocks, settings: DecodeSettings, sink: Sink) -> Ending:
+    """Hand an opened recording to `sink`, as `decode` says."""
     pick = _picker(settings.channels, info)
     sink.opened(info)
     decoded, damage = _pump(info, blocks, pick, settings, sink)

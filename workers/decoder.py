@@ -2,6 +2,7 @@
 
 A long-lived child per worker process decodes one recording after the other (workers.decoder_child). The next requests
 are written while answers are read, over non-blocking pipes in one thread, so that neither side waits for the other.
+Plain WAV files need no decoder and no child (workers.plain_wav).
 """
 
 import fcntl
@@ -21,9 +22,11 @@ from typing import Any, Final
 import numpy as np
 
 from workers import frames
+from workers.decode import move
 from workers.decode_settings import DecodeSettings
-from workers.decoded import AudioInfo, Ending
+from workers.decoded import AudioInfo, DecodeError, Ending
 from workers.headerless import RawAudio
+from workers.plain_wav import PlainWav, open_plain, plain_wav
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,27 @@ Samples have shape (n,), or (n, channels) where each of several channels is kept
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request, and what a plain WAV file holds; then the child does not know of it."""
+
+    request: Request
+    plain: PlainWav | None
+
+
+class _Answers:
+    """A sink that keeps all."""
+
+    def __init__(self) -> None:
+        self.found: list[Answer] = []
+
+    def opened(self, info: AudioInfo) -> None:
+        self.found.append(info)
+
+    def samples(self, pcm: np.ndarray) -> None:
+        self.found.append(pcm)
+
+
 class _ChildDied(Exception):
     """The child ended without finishing its answer."""
 
@@ -80,6 +104,7 @@ class Decoder:
 
     def __init__(self, settings: DecodeSettings, command: list[str] | None = None) -> None:
         """Take what every request shares; `command` starts another child than our own (a test's)."""
+        self._settings = settings
         shared = [str(os.getpid()), json.dumps(asdict(settings))]
         self._command = [*(command or [sys.executable, "-m", "workers.decoder_child"]), *shared]
         self._child: _Child | None = None
@@ -92,10 +117,11 @@ class Decoder:
         if self._child is not None and self._child.has_ended():
             self.close()  # it died with nothing to do: no recording of this stream did that
         source = iter(requests)
-        unanswered: deque[Request] = deque()
+        unanswered: deque[_Asked] = deque()
         try:
             while self._top_up(unanswered, source):
-                yield from self._answers(unanswered)
+                plain = unanswered[0].plain
+                yield from self._answers(unanswered) if plain is None else self._read(unanswered[0].request, plain)
                 unanswered.popleft()
         finally:
             if unanswered:  # the reader gave up early: what the child still says is nobody's
@@ -107,12 +133,24 @@ class Decoder:
             self._child.kill()
             self._child = None
 
-    def _top_up(self, unanswered: deque[Request], source: Iterator[Request]) -> bool:
+    def _top_up(self, unanswered: "deque[_Asked]", source: Iterator[Request]) -> bool:
         """Send the next requests to the child, up to REQUESTS_IN_FLIGHT; return whether any is unanswered."""
         while len(unanswered) < REQUESTS_IN_FLIGHT and (request := next(source, None)) is not None:
-            unanswered.append(request)
-            self._send(request)
+            plain = plain_wav(request.content) if request.path is None else None
+            unanswered.append(_Asked(request, plain))
+            if plain is None:
+                self._send(request)
         return bool(unanswered)
+
+    def _read(self, request: Request, plain: PlainWav) -> list[Answer]:
+        """Read a plain WAV file here."""
+        answers = _Answers()
+        try:
+            info, blocks = open_plain(request.content, plain, self._settings.limits)
+            answers.found.append(move(info, blocks, self._settings, answers))
+        except DecodeError as error:
+            answers.found.append(Failed(error.code, error.message))
+        return answers.found
 
     def _send(self, request: Request) -> None:
         if self._child is None:
@@ -122,8 +160,8 @@ class Decoder:
             header["raw"] = asdict(request.raw)
         self._child.ask(header, request.content)
 
-    def _answers(self, unanswered: deque[Request]) -> Iterator[Answer]:
-        child, timeout = self._child, unanswered[0].timeout_seconds
+    def _answers(self, unanswered: "deque[_Asked]") -> Iterator[Answer]:
+        child, timeout = self._child, unanswered[0].request.timeout_seconds
         assert child is not None
         try:
             while True:
@@ -137,8 +175,9 @@ class Decoder:
             yield Failed("decoder_timeout", f"the decoder gave no sign of life for {timeout:.0f} s and was ended")
         logger.warning("decoder child %d ended; the next recording starts another", child.pid)
         self.close()
-        for request in list(unanswered)[1:]:
-            self._send(request)
+        for asked in list(unanswered)[1:]:
+            if asked.plain is None:
+                self._send(asked.request)
 
 
 def _answer(frame: frames.Frame) -> Answer:

@@ -60,7 +60,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     command = [
         *(shutil.which("weed", path=str(Path(os.sys.executable).parent)) or "weed", "server", f"-dir={folder}", "-s3"),
         *("-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", f"-s3.config={folder}/identities.json"),
-        *("-volume.max=100", "-master.volumeSizeLimitMB=64", f"-s3.port={port}"),
+        *("-volume.max=400", "-master.volumeSizeLimitMB=64", f"-s3.port={port}"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         *(f"{name}={other}" for name, other in zip(names, others, strict=True)),
     ]

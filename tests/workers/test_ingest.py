@@ -254,7 +254,7 @@ def test_remote_recordings_give_what_local_ones_give():
 
 
 def test_a_long_local_object_goes_by_path_to_the_same_samples(monkeypatch):
-    clips = [planned(CORPUS / "en/tt-monkeys.ogg"), planned(CORPUS / "en/invalid.wav")]
+    clips = [planned(CORPUS / "en/tt-monkeys.ogg"), planned(CORPUS / "en/basic-pbx-ivr-main.flac")]
     by_bytes = pa.concat_tables(ingested(clips, settings("windows")))
     monkeypatch.setattr(objects, "SPOOL_BYTES", 1000)
     by_path = pa.concat_tables(ingested(clips, settings("windows")))
