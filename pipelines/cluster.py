@@ -10,6 +10,7 @@ from typing import Final
 import ray
 
 from pipelines.errors import PhonolakeError
+from workers.models.own import CODE_FOLDER
 
 LEAST_STORE_BYTES, MOST_STORE_BYTES = 512 << 20, 8 << 30
 STORE_PART: Final = 0.025  # of the memory; Ray's own 0.3 would let each worker seem gigabytes big
@@ -27,6 +28,7 @@ def connect() -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise PhonolakeError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
     else:
+        os.environ.setdefault(CODE_FOLDER, os.getcwd())
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our own actors go to the terminal
         with _no_stderr():  # where it would note that we set that
             ray.init(

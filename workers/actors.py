@@ -68,7 +68,9 @@ class PoolMember:
         self._revision = checkpoint.revision
         device = choose_device()
         dtype = choose_dtype(device, spec.dtype)
-        loading = Loading(checkpoint.folder, device, dtype, spec.stages, spec.batch_size, spec.batch_seconds)
+        loading = Loading(
+            spec.model, checkpoint.folder, device, dtype, spec.stages, spec.batch_size, spec.batch_seconds
+        )
         try:
             self._model = KINDS[checkpoint.kind].load(loading)
         except Exception as error:  # whatever a library says of a checkpoint

@@ -19,6 +19,8 @@ from typing import Final
 import fsspec
 from filelock import FileLock
 
+from workers.models.own import NAME, class_digest, own_class, root_folder
+
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
 SUPPORTED: Final = "whisper (transcripts) and yamnet (embeddings, tags)"
@@ -122,11 +124,22 @@ def resolve(name: str) -> Checkpoint:
     """
     if name in PACKAGED:
         return _packaged(name, PACKAGED[name])
+    if NAME.match(name):
+        return _own(name)
     if "://" in name:
         return _local(name, _once(f"synced/{_slug(name)}", partial(_sync, name)))
     if Path(name).expanduser().is_dir():
         return _local(name, Path(name).expanduser())
     return _from_hub(name)
+
+
+def _own(name: str) -> Checkpoint:
+    try:
+        found = own_class(name)
+    except ValueError as error:
+        raise ModelError(f"model {name}: {error}") from error
+    own = class_digest(found)
+    return Checkpoint(name, "own", root_folder(found), own[:REVISION_HEX], own)
 
 
 def _packaged(name: str, packaged: _Packaged) -> Checkpoint:

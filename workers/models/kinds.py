@@ -50,8 +50,19 @@ def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
         raise ValueError(f"it has no options, not {', '.join(settings['options'])}")
 
 
+def _own(loading: Loading) -> Model:
+    from workers.models.own import load_own
+
+    return load_own(loading)
+
+
+def _anything(folder: Path, table: str, settings: dict[str, Any]) -> None:
+    """Leave it to the class."""
+
+
 KINDS: Final[dict[str, Kind]] = {
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
+    "own": Kind(("embeddings", "tags", "transcripts"), 4.0, _own, _anything),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
 }
 

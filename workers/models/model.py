@@ -54,7 +54,8 @@ class Loading:
     """What a model is loaded from and for.
 
     Attributes:
-        folder: the checkpoint on this node.
+        name: the model's, as the recipe has it.
+        folder: the checkpoint on this node; of a class of your own, where its module is.
         device: where it runs.
         dtype: precision of its network; front-ends and poolings are float32.
         stages: the tables it fills, with their settings.
@@ -62,6 +63,7 @@ class Loading:
         batch_seconds: seconds of audio together on the device, padding included, at most.
     """
 
+    name: str
     folder: Path
     device: "torch.device"
     dtype: "torch.dtype"
