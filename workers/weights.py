@@ -19,11 +19,15 @@ from typing import Final
 import fsspec
 from filelock import FileLock
 
+from workers.models import speech_settings
 from workers.models.own import NAME, class_digest, own_class, root_folder
 
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
-SUPPORTED: Final = "whisper (transcripts) and yamnet (embeddings, tags)"
+SUPPORTED: Final = (
+    "whisper (transcripts), yamnet (embeddings, tags) and the speech encoders "
+    f"{', '.join(speech_settings.MODEL_TYPES)} (embeddings; tags and transcripts with a head for them)"
+)
 
 
 class ModelError(Exception):
@@ -184,9 +188,12 @@ def _from_hub(name: str) -> Checkpoint:
 
 def _kind(name: str, folder: Path) -> str:
     if (folder / "config.json").exists():
-        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+        config = json.loads((folder / "config.json").read_text())
+        model_type = config.get("model_type")
         if model_type == "whisper":
             return "whisper"
+        if model_type in speech_settings.MODEL_TYPES:
+            return speech_settings.head_of(config)
         raise ModelError(f"model {name} is of type {model_type}; supported are {SUPPORTED}")
     if (folder / "classes.csv").exists():
         return "yamnet"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.models.model import Loading, Model
+from workers.models.speech_settings import check_speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,12 @@ def _whisper(loading: Loading) -> Model:
     return WhisperModel.load(loading)
 
 
+def _speech(loading: Loading) -> Model:
+    from workers.models.speech import SpeechModel
+
+    return SpeechModel.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -64,6 +71,8 @@ KINDS: Final[dict[str, Kind]] = {
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
     "own": Kind(("embeddings", "tags", "transcripts"), 4.0, _own, _anything),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
+    "speech": Kind(("embeddings",), 15.0, _speech, check_speech),
+    "ctc": Kind(("embeddings",), 15.0, _speech, check_speech),
 }
 
 

@@ -29,8 +29,12 @@ def pool(frames: np.ndarray, pooling: str) -> np.ndarray:
 
 def embedding_row(frames: np.ndarray, pooling: str, layer: str, hop_seconds: float | None) -> dict[str, Any]:
     """Return the row of a segment whose model gave `frames`, shape (n, dim), one every `hop_seconds`."""
-    vector = pool(frames, pooling)
-    row = {"layer": layer, "pooling": pooling, "dim": len(vector), "vector": vector}
-    if pooling == "frames":
-        row |= {"dim": frames.shape[1], "n_frames": len(frames), "hop_seconds": hop_seconds}
-    return row
+    if pooling != "frames":
+        return vector_row(pool(frames, pooling), pooling, layer)
+    told = {"dim": frames.shape[1], "n_frames": len(frames), "hop_seconds": hop_seconds}
+    return vector_row(pool(frames, pooling), pooling, layer) | told
+
+
+def vector_row(vector: np.ndarray, pooling: str, layer: str) -> dict[str, Any]:
+    """Return the row of a segment whose vector, shape (dim,), was pooled where its frames are."""
+    return {"layer": layer, "pooling": pooling, "dim": len(vector), "vector": vector}
