@@ -69,7 +69,7 @@ class PoolMember:
         device = choose_device()
         dtype = choose_dtype(device, spec.dtype)
         loading = Loading(
-            spec.model, checkpoint.folder, device, dtype, spec.stages, spec.batch_size, spec.batch_seconds
+            checkpoint.folder, device, dtype, spec.stages, spec.batch_size, spec.batch_seconds, spec.model
         )
         try:
             self._model = KINDS[checkpoint.kind].load(loading)

@@ -49,6 +49,24 @@ def _speech(loading: Loading) -> Model:
     return SpeechModel.load(loading)
 
 
+def _ctc(loading: Loading) -> Model:
+    from workers.models.ctc import CtcModel
+
+    return CtcModel.load(loading)
+
+
+def _check_ctc(folder: Path, table: str, settings: dict[str, Any]) -> None:
+    """Refuse what an encoder cannot do, what only Whisper can, and a checkpoint without a vocabulary."""
+    check_speech(folder, table, settings)
+    if table == "transcripts":
+        if settings["task"] != "transcribe":
+            raise ValueError("it writes what it hears and cannot translate")
+        if settings["pack"]:
+            raise ValueError("it has no window to pack clips into; leave `pack` out")
+        if not (folder / "vocab.json").exists():
+            raise ValueError("it has no vocab.json, which says what its labels stand for")
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -72,7 +90,7 @@ KINDS: Final[dict[str, Kind]] = {
     "own": Kind(("embeddings", "tags", "transcripts"), 4.0, _own, _anything),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
     "speech": Kind(("embeddings",), 15.0, _speech, check_speech),
-    "ctc": Kind(("embeddings",), 15.0, _speech, check_speech),
+    "ctc": Kind(("embeddings", "transcripts"), 15.0, _ctc, _check_ctc),
 }
 
 

@@ -54,22 +54,22 @@ class Loading:
     """What a model is loaded from and for.
 
     Attributes:
-        name: the model's, as the recipe has it.
         folder: the checkpoint on this node; of a class of your own, where its module is.
         device: where it runs.
         dtype: precision of its network; front-ends and poolings are float32.
         stages: the tables it fills, with their settings.
         batch_size: windows or patches together on the device, at most; what a family makes of it, it says.
         batch_seconds: seconds of audio together on the device, padding included, at most.
+        name: the model's, as the recipe has it.
     """
 
-    name: str
     folder: Path
     device: "torch.device"
     dtype: "torch.dtype"
     stages: tuple[ModelStage, ...]
     batch_size: int
     batch_seconds: float
+    name: str = ""
 
     def settings(self, table: str) -> dict[str, Any] | None:
         """Return the settings of the stage that fills `table`; None where the model does not."""
