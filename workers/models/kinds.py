@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.models.model import Loading, Model
-from workers.models.speech_settings import check_speech
+from workers.models.speech_settings import check_speaker, check_speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,18 @@ def _speech(loading: Loading) -> Model:
     return SpeechModel.load(loading)
 
 
+def _audio_classifier(loading: Loading) -> Model:
+    from workers.models.audio_classifier import AudioClassifier
+
+    return AudioClassifier.load(loading)
+
+
+def _speaker(loading: Loading) -> Model:
+    from workers.models.speaker import SpeakerModel
+
+    return SpeakerModel.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -62,6 +74,8 @@ KINDS: Final[dict[str, Kind]] = {
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
     "speech": Kind(("embeddings",), 15.0, _speech, check_speech),
     "ctc": Kind(("embeddings",), 15.0, _speech, check_speech),
+    "classifier": Kind(("embeddings", "tags"), 15.0, _audio_classifier, check_speech),
+    "xvector": Kind(("embeddings",), 15.0, _speaker, check_speaker),
 }
 
 
