@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,14 +47,14 @@ class FramePooling:
         states.sub_((sums / number)[:, None]).masked_fill_(padding[..., None], 0.0)
         return torch.cat([number, sums, states.square_().sum(dim=1)], dim=1)
 
-    def join(self, windows: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
+    def join(self, windows: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """Return the vector of a clip (dim,) or (2 dim,), or with `frames` its frames (n_frames, dim)."""
         if self.pooling == "frames":
             return np.concatenate(windows)
         if self.pooling == "first":
             return windows[0]
         if self.pooling == "max":
-            return np.max(windows, axis=0)
+            return np.asarray(np.max(windows, axis=0), np.float32)
         if self.pooling == "mean":
             total = np.sum(windows, axis=0)
             return np.asarray(total[1:] / total[0], np.float32)
@@ -61,9 +62,7 @@ class FramePooling:
         return np.concatenate([mean, np.sqrt(variance)]).astype(np.float32)
 
 
-def joined_moments(
-    windows: Sequence[NDArray[np.floating]], ddof: int = 0
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def joined_moments(windows: Sequence[NDArray[Any]], ddof: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and variance (dim,) over all frames of windows that `FramePooling("mean_std")` read.
 
     Source: Chan, Golub and LeVeque 1979, which adds variances without the cancellation of sums of squares.

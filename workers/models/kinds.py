@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.models.model import Loading, Model
-from workers.models.speech_settings import check_speech
+from workers.models.speech_settings import check_speaker, check_speech
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,18 @@ def _check_ctc(folder: Path, table: str, settings: dict[str, Any]) -> None:
             raise ValueError("it has no vocab.json, which says what its labels stand for")
 
 
+def _audio_classifier(loading: Loading) -> Model:
+    from workers.models.audio_classifier import AudioClassifier
+
+    return AudioClassifier.load(loading)
+
+
+def _speaker(loading: Loading) -> Model:
+    from workers.models.xvector import SpeakerModel
+
+    return SpeakerModel.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -91,6 +103,8 @@ KINDS: Final[dict[str, Kind]] = {
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
     "speech": Kind(("embeddings",), 15.0, _speech, check_speech),
     "ctc": Kind(("embeddings", "transcripts"), 15.0, _ctc, _check_ctc),
+    "classifier": Kind(("embeddings", "tags"), 15.0, _audio_classifier, check_speech),
+    "xvector": Kind(("embeddings",), 15.0, _speaker, check_speaker),
 }
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from workers.models.frame_pooling import FramePooling
@@ -28,7 +27,7 @@ class LayerEmbedding:
         self._layer = mix_name(mix)
         self.reading = Reading(mix, self._pooling.read)
 
-    def row(self, windows: Sequence[NDArray[np.floating]]) -> dict[str, Any]:
+    def row(self, windows: Sequence[NDArray[Any]]) -> dict[str, Any]:
         """Return the row of a clip from what was read of its windows."""
         joined = self._pooling.join(windows)
         if self._pooling.pooling == "frames":

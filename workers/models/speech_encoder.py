@@ -58,6 +58,7 @@ class SpeechEncoder:
         hop_seconds: from frame to frame.
         n_layers: of the transformer.
         dim: size of a hidden state.
+        window_samples: what goes through at once, at most.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class SpeechEncoder:
         self._device = device
         self._dtype = dtype
         self._normalises = normalises
-        self._longest = window_samples
+        self.window_samples = window_samples
         self._budget = budget
 
     @classmethod
@@ -87,20 +88,23 @@ class SpeechEncoder:
         """Take an encoder, `.base_model` of what load_network returns, to the device and precision of `loading`.
 
         Raises:
-            ValueError: the checkpoint does not say how samples are prepared, or the options are none of its own.
+            ValueError: the checkpoint does not say how samples are prepared; the options are none of its own; or the
+                stages, which share a pass, ask for different windows.
         """
         prepared = read_preprocessor(loading.folder)
+        asked = {window_seconds(stage.settings) for stage in loading.stages}
+        if len(asked) != 1:
+            raise ValueError(f"its tables share one pass; give all one max_window_seconds, not {sorted(asked)}")
         rate = int(prepared["sampling_rate"])
         encoder = MaskedEncoder(network)
         network.to(loading.device, loading.dtype)
-        seconds = max(window_seconds(stage.settings) for stage in loading.stages)
         return cls(
             encoder,
             loading.device,
             loading.dtype,
             rate,
             bool(prepared["do_normalize"]),
-            int(seconds * rate),
+            int(asked.pop() * rate),
             Budget(loading.batch_seconds * rate),
         )
 
@@ -133,7 +137,7 @@ class SpeechEncoder:
         return found
 
     def _windows(self, owner: int, samples: int) -> list[Window]:
-        return list(windows(owner, samples, self.grid, self._longest))
+        return list(windows(owner, samples, self.grid, self.window_samples))
 
     def _level(self, waveform: NDArray[np.float32]) -> tuple[float, float]:
         """Return what is taken off a waveform's samples, and what they are then multiplied with."""

@@ -108,4 +108,15 @@ def check_speech(folder: Path, table: str, settings: dict[str, Any]) -> None:
     if config.get("add_adapter"):
         raise ValueError("it has an adapter behind its encoder (add_adapter), which nothing here runs")
     window_seconds(settings)
+    if table == "tags" and config.get("problem_type") == "regression":
+        raise ValueError("its head gives a number (problem_type regression), not labels")
     layer_mix(settings.get("layer"), config.get("num_hidden_layers", DEFAULT_LAYERS))
+
+
+def check_speaker(folder: Path, table: str, settings: dict[str, Any]) -> None:
+    """Refuse what a speaker's vector has not: layers and other poolings."""
+    check_speech(folder, table, settings)
+    if settings.get("layer") is not None:
+        raise ValueError("a speaker's vector has no layers to choose from; leave `layer` out")
+    if settings.get("pooling", "mean") not in ("mean", "mean_std"):
+        raise ValueError("a speaker's vector is pooled by mean and deviation; leave `pooling` out")

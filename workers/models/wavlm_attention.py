@@ -17,27 +17,29 @@ def position_bias(attention: Any, length: int) -> torch.Tensor:
     """
     distances = torch.arange(1 - length, length)
     buckets = attention._relative_positions_bucket(distances)
-    by_distance = attention.rel_attn_embed(buckets.to(attention.rel_attn_embed.weight.device)).T
-    return by_distance.unfold(1, length, 1).flip(1)
+    by_distance: torch.Tensor = attention.rel_attn_embed(buckets.to(attention.rel_attn_embed.weight.device))
+    return by_distance.T.unfold(1, length, 1).flip(1)
 
 
 def layer_output(layer: Any, hidden: torch.Tensor, *, bias: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Return what a layer makes of hidden states (n, frames, dim); frames that are not `valid` are not attended to."""
     if type(layer).__name__.endswith("StableLayerNorm"):
         hidden = hidden + attend(layer.attention, layer.layer_norm(hidden), bias, valid)
-        return hidden + layer.feed_forward(layer.final_layer_norm(hidden))
+        hidden = hidden + layer.feed_forward(layer.final_layer_norm(hidden))
+        return hidden
     hidden = layer.layer_norm(hidden + attend(layer.attention, hidden, bias, valid))
-    found: torch.Tensor = layer.final_layer_norm(hidden + layer.feed_forward(hidden))
-    return found
+    hidden = layer.final_layer_norm(hidden + layer.feed_forward(hidden))
+    return hidden
 
 
 def attend(attention: Any, hidden: torch.Tensor, bias: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Return self-attention (n, frames, dim) whose bias each query gates for itself."""
 
     def heads(states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+        return states.view(*states.shape[:2], attention.num_heads, attention.head_dim).transpose(1, 2)
 
-    gates = attention.gru_rel_pos_linear(heads(hidden)).unflatten(3, (2, 4)).sum(dim=4).sigmoid()
+    projected: torch.Tensor = attention.gru_rel_pos_linear(heads(hidden))
+    gates = projected.view(*projected.shape[:3], 2, 4).sum(dim=4).sigmoid()
     gate = gates[..., :1] * (gates[..., 1:] * attention.gru_rel_pos_const - 1.0) + 2.0
     scores = (gate * bias).masked_fill_(~valid[:, None, None], float("-inf"))
     queries, keys, values = (heads(of(hidden)) for of in (attention.q_proj, attention.k_proj, attention.v_proj))

@@ -15,6 +15,7 @@ SIZES = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 48,
+    "classifier_proj_size": 24,
     "conv_dim": (32,) * 7,
     "num_conv_pos_embedding_groups": 4,
     "apply_spec_augment": False,
