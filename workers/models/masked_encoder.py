@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from workers.devices import send
 from workers.models import wavlm_attention
 from workers.models.speech_settings import Mix
-from workers.models.windows import FrameGrid
+from workers.models.speech_windows import FrameGrid
 
 
 class MaskedEncoder:

@@ -25,7 +25,7 @@ from workers.models.batching import Budget, run_batched
 from workers.models.masked_encoder import MaskedEncoder
 from workers.models.model import Loading
 from workers.models.speech_settings import Mix, read_preprocessor, window_seconds
-from workers.models.windows import FrameGrid, Window, windows
+from workers.models.speech_windows import FrameGrid, Window, windows
 
 VARIANCE_OFFSET = 1e-7  # added before the root, so that silence can be normalised; Wav2Vec2FeatureExtractor
 
@@ -50,7 +50,7 @@ class SpeechEncoder:
     """An encoder of the wav2vec 2.0 family on one device.
 
     A waveform shorter than one frame is heard with zeros behind it. One longer than `max_window_seconds` goes through
-    in several windows (workers.models.windows), which do not attend to each other; together they give each frame once.
+    in several windows (workers.models.speech_windows), which do not attend to each other; together they give each frame once.
 
     Attributes:
         sample_rate: Hz.

@@ -16,7 +16,7 @@ from workers.models.frame_pooling import FramePooling, joined_moments
 from workers.models.model import Loading
 from workers.models.speech_encoder import Reading
 from workers.models.speech_settings import Mix
-from workers.models.windows import FrameGrid
+from workers.models.speech_windows import FrameGrid
 
 
 class ClassifierHead:

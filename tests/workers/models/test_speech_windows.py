@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from workers.models.windows import FrameGrid, windows
+from workers.models.speech_windows import FrameGrid, windows
 
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 GRID = FrameGrid.of(KERNELS, STRIDES)
