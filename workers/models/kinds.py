@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.models.model import Loading, Model
+from workers.models.openl3_settings import check_openl3
+from workers.models.vggish_settings import check_vggish
+from workers.models.yamnet_settings import check_yamnet
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,24 @@ def _whisper(loading: Loading) -> Model:
     return WhisperModel.load(loading)
 
 
+def _openl3(loading: Loading) -> Model:
+    from workers.models.openl3 import OpenL3Model
+
+    return OpenL3Model.load(loading)
+
+
+def _vggish(loading: Loading) -> Model:
+    from workers.models.vggish import VggishModel
+
+    return VggishModel.load(loading)
+
+
+def _ge2e(loading: Loading) -> Model:
+    from workers.models.speaker import SpeakerModel
+
+    return SpeakerModel.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -51,8 +72,11 @@ def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
+    "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, check_yamnet),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
+    "openl3": Kind(("embeddings",), 200.0, _openl3, check_openl3),
+    "vggish": Kind(("embeddings",), 4.0, _vggish, check_vggish),
+    "ge2e": Kind(("embeddings",), 2.0, _ge2e, _no_layers),
 }
 
 

@@ -89,9 +89,7 @@ def _frames(piece: Piece, hop_frames: int) -> int:
     return math.ceil((PATCH_SAMPLES + (piece.count - 1) * hop_frames * HOP_SAMPLES) / HOP_SAMPLES)
 
 
-def _samples(
-    waveforms: Sequence[NDArray[np.float32]], pieces: Sequence[Piece], hop_frames: int
-) -> NDArray[np.float32]:
+def _samples(waveforms: Sequence[NDArray[np.float32]], pieces: Sequence[Piece], hop_frames: int) -> NDArray[np.float32]:
     """Return the samples of the pieces end to end, each starting on a multiple of the hop, zeros between them."""
     samples = np.zeros(sum(_frames(piece, hop_frames) for piece in pieces) * HOP_SAMPLES, dtype=np.float32)
     position = 0

@@ -78,6 +78,7 @@ class OpenL3Model:
         return embeddings
 
     def rows(self, result: np.ndarray, stage: ModelStage) -> list[dict[str, Any]]:
-        """Return the embedding."""
-        hop_seconds = self._settings.hop_samples / SAMPLE_RATE
-        return [pooled_row(result, self._pooling, LAYER, hop_seconds)]
+        """Return the embedding; `layer` says which of OpenL3's embeddings it is, since they cannot be compared."""
+        chosen = self._settings
+        layer = f"{LAYER} ({chosen.input_repr}, {chosen.content}, {chosen.front_end})"
+        return [pooled_row(result, self._pooling, layer, chosen.hop_samples / SAMPLE_RATE)]

@@ -53,15 +53,16 @@ class OpenL3Settings:
         settings = cls(**options)
         for name, choices in CHOICES.items():
             value = getattr(settings, name)
-            if value not in choices:
+            if value not in choices or isinstance(value, bool):
                 raise ValueError(f"{name} is {value!r}; it is one of {', '.join(map(str, choices))}")
         settings._check_hop()
         return settings
 
     def _check_hop(self) -> None:
         hop = self.hop_seconds
-        if isinstance(hop, bool) or not isinstance(hop, int | float) or not math.isfinite(hop) or self.hop_samples < 1:
-            raise ValueError(f"hop_seconds is {hop!r}; it is a number of seconds, one sample (1/{SAMPLE_RATE}) at least")
+        number = isinstance(hop, int | float) and not isinstance(hop, bool) and math.isfinite(hop)
+        if not number or self.hop_samples < 1:
+            raise ValueError(f"hop_seconds is {hop!r}; it is a number of seconds, 1/{SAMPLE_RATE} at least")
         if not isinstance(self.center, bool):
             raise ValueError(f"center is {self.center!r}; it is true or false")
 

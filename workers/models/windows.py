@@ -71,7 +71,7 @@ class _OnTheWay:
     def __init__(self, pieces: list[Piece], tensor: torch.Tensor) -> None:
         self._pieces = pieces
         self._tensor = tensor.to("cpu", torch.float32, non_blocking=True)
-        self._copied = torch.cuda.Event() if tensor.is_cuda else None
+        self._copied = torch.cuda.Event() if tensor.is_cuda else None  # type: ignore[no-untyped-call]
         if self._copied is not None:
             self._copied.record(torch.cuda.current_stream(tensor.device))
 

@@ -34,6 +34,7 @@ from workers.models.log_mel import (
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.running import RunningPool, pooled_row
 from workers.models.tagging import best_tags
+from workers.models.yamnet_settings import RELEASED_CLASSES_FILE, RELEASED_WEIGHTS_FILE
 
 LOG_OFFSET = 0.001  # added to the mel magnitudes, so digital silence is log(0.001)
 PATCH_HOP_FRAMES = 48  # 0.48 s
@@ -58,8 +59,6 @@ SEPARABLE_LAYERS = (  # (channels out, stride), layers 2 to 14
 
 WEIGHTS_FILE = "model.safetensors"
 CLASSES_FILE = "classes.csv"
-RELEASED_WEIGHTS_FILE = "yamnet.h5"  # of the original release
-RELEASED_CLASSES_FILE = "yamnet_class_map.csv"
 
 
 def patch_count(samples: int) -> int:

@@ -13,7 +13,15 @@ import soxr
 import torch
 
 from workers.models.log_mel import SAMPLE_RATE, log_mel_spectrogram, mel_filters
-from workers.models.yamnet import LOG_OFFSET, N_CLASSES, Yamnet, YamnetNetwork, log_mel_patches, pad_waveform, patch_count
+from workers.models.yamnet import (
+    LOG_OFFSET,
+    N_CLASSES,
+    Yamnet,
+    YamnetNetwork,
+    log_mel_patches,
+    pad_waveform,
+    patch_count,
+)
 from workers.models.yamnet_weights import PACKAGED_MODEL, PACKAGED_SHA256, convert_packaged, from_keras
 
 ROOT = Path(__file__).parents[3]
