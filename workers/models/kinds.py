@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.models.model import Loading, Model
+from workers.models.openl3_settings import check_openl3
 from workers.models.speech_settings import check_speaker, check_speech
+from workers.models.vggish_settings import check_vggish
+from workers.models.yamnet_settings import check_yamnet
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,26 @@ def _audio_classifier(loading: Loading) -> Model:
     return AudioClassifier.load(loading)
 
 
-def _speaker(loading: Loading) -> Model:
+def _xvector(loading: Loading) -> Model:
     from workers.models.xvector import SpeakerModel
+
+    return SpeakerModel.load(loading)
+
+
+def _openl3(loading: Loading) -> Model:
+    from workers.models.openl3 import OpenL3Model
+
+    return OpenL3Model.load(loading)
+
+
+def _vggish(loading: Loading) -> Model:
+    from workers.models.vggish import VggishModel
+
+    return VggishModel.load(loading)
+
+
+def _ge2e(loading: Loading) -> Model:
+    from workers.models.speaker import SpeakerModel
 
     return SpeakerModel.load(loading)
 
@@ -98,13 +119,16 @@ def _anything(folder: Path, table: str, settings: dict[str, Any]) -> None:
 
 
 KINDS: Final[dict[str, Kind]] = {
-    "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
     "own": Kind(("embeddings", "tags", "transcripts"), 4.0, _own, _anything),
-    "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
     "speech": Kind(("embeddings",), 15.0, _speech, check_speech),
     "ctc": Kind(("embeddings", "transcripts"), 15.0, _ctc, _check_ctc),
     "classifier": Kind(("embeddings", "tags"), 15.0, _audio_classifier, check_speech),
-    "xvector": Kind(("embeddings",), 15.0, _speaker, check_speaker),
+    "xvector": Kind(("embeddings",), 15.0, _xvector, check_speaker),
+    "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, check_yamnet),
+    "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
+    "openl3": Kind(("embeddings",), 200.0, _openl3, check_openl3),
+    "vggish": Kind(("embeddings",), 4.0, _vggish, check_vggish),
+    "ge2e": Kind(("embeddings",), 2.0, _ge2e, _no_layers),
 }
 
 

@@ -50,7 +50,8 @@ class SpeechEncoder:
     """An encoder of the wav2vec 2.0 family on one device.
 
     A waveform shorter than one frame is heard with zeros behind it. One longer than `max_window_seconds` goes through
-    in several windows (workers.models.speech_windows), which do not attend to each other; together they give each frame once.
+    in several windows (workers.models.speech_windows), which do not attend to each other; together they give each frame
+    once.
 
     Attributes:
         sample_rate: Hz.

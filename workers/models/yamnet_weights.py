@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from workers.models.yamnet import CLASSES_FILE, WEIGHTS_FILE, YamnetNetwork
+from workers.models.keras_h5 import read_datasets
+from workers.models.yamnet import CLASSES_FILE, SEPARABLE_LAYERS, WEIGHTS_FILE, YamnetNetwork
 
 PACKAGED_MODEL = "YamNet_w8a8.onnx.zip"
 PACKAGED_CLASSES = "yamnet_class_map.csv"
@@ -66,6 +67,35 @@ def from_keras(variables: Sequence[NDArray[np.float32]]) -> dict[str, torch.Tens
         raise ValueError(f"{len(variables)} variables hold {numbers} numbers; YAMNet has 110 with {KERAS_PARAMETERS}")
     tensors: list[NDArray[Any]] = [*_folded(variables[:-2]), variables[-2].T, variables[-1]]
     return _as_state(tensors)
+
+
+def from_release(path: Path) -> dict[str, torch.Tensor]:
+    """Return the state dict of `YamnetNetwork` for the file yamnet.h5 of the original release.
+
+    Raises:
+        ValueError: h5py is missing, or the file holds another network; the message names a tensor.
+    """
+    found = read_datasets(path)
+    names = list(_released_names())
+    odd = sorted(set(names) ^ set(found))
+    if odd:
+        raise ValueError(f"{path} is not YAMNet: {odd[0]} is {'unexpected' if odd[0] in found else 'missing'}")
+    try:
+        return from_keras([found[name] for name in names])
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not YAMNet: {error}") from None
+
+
+def _released_names() -> Iterator[str]:
+    """Yield the paths of the datasets of yamnet.h5 in network order; Keras doubles each layer's name."""
+    convolutions = ["layer1/conv"]
+    for number in range(2, 2 + len(SEPARABLE_LAYERS)):
+        convolutions += [f"layer{number}/depthwise_conv", f"layer{number}/pointwise_conv"]
+    for name in convolutions:
+        kernel = "depthwise_kernel" if name.endswith("depthwise_conv") else "kernel"
+        yield f"{name}/{name}/{kernel}:0"
+        yield from (f"{name}/bn/{name}/bn/{one}:0" for one in ("beta", "moving_mean", "moving_variance"))
+    yield from ("logits/logits/kernel:0", "logits/logits/bias:0")
 
 
 def _folded(variables: Sequence[NDArray[np.float32]]) -> Iterator[NDArray[np.float64]]:

@@ -1,29 +1,35 @@
 """YAMNet against the reference's own outputs (tests/data/yamnet, from TensorFlow) and the package's own ONNX file."""
 
 import hashlib
+import shutil
 import zipfile
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
 import soxr
 import torch
 
+from workers.models.kinds import KINDS
+from workers.models.log_mel import SAMPLE_RATE, log_mel_spectrogram, mel_filters
+from workers.models.model import ModelStage
+from workers.models.pooling import pool
 from workers.models.yamnet import (
+    LOG_OFFSET,
     N_CLASSES,
-    SAMPLE_RATE,
     Yamnet,
+    YamnetModel,
     YamnetNetwork,
     log_mel_patches,
-    log_mel_spectrogram,
-    mel_filters,
     pad_waveform,
     patch_count,
 )
-from workers.models.yamnet_weights import PACKAGED_MODEL, PACKAGED_SHA256, convert_packaged, from_keras
+from workers.models.yamnet_weights import PACKAGED_MODEL, PACKAGED_SHA256, convert_packaged, from_keras, from_release
+from workers.weights import resolve
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ("short", "three", "zeros")
@@ -144,7 +150,7 @@ def outputs(network, patches):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_front_end_equals_the_reference(name):
     reference = golden(name)
-    log_mel = log_mel_spectrogram(pad_waveform(torch.from_numpy(reference["waveform"])))
+    log_mel = log_mel_spectrogram(pad_waveform(torch.from_numpy(reference["waveform"])), LOG_OFFSET)
     np.testing.assert_allclose(log_mel, reference["log_mel_spectrogram"], rtol=0, atol=1e-4)
 
 
@@ -364,3 +370,81 @@ def test_a_graphics_card_gives_the_same_scores(packaged, packaged_folder, dtype,
     waveforms = list(signals().values())
     for expected, result in zip(packaged.run(waveforms), on_card.run(waveforms), strict=True):
         np.testing.assert_allclose(result.scores, expected.scores, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_std", "max", "first", "frames"])
+def test_every_pooling_is_of_the_patches_and_the_scores_stay_means(random_network, random_yamnet, pooling):
+    pooled = Yamnet(random_network, random_yamnet.classes, CPU, max_patches=4, pooling=pooling)
+    waveforms = [noise(seconds, seed) for seed, seconds in enumerate((0.3, 5.0, 0.0, 2.2))]
+    results, means = pooled.run(waveforms), random_yamnet.run(waveforms)
+    for waveform, result, mean in zip(waveforms, results, means, strict=True):
+        embeddings, _ = outputs(random_network, log_mel_patches(torch.from_numpy(waveform)))
+        expected = pool(embeddings.numpy(), pooling)
+        np.testing.assert_allclose(result.embedding.reshape(-1), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(result.scores, mean.scores, rtol=0, atol=1e-6)
+        (row,) = YamnetModel(pooled).rows(result, ModelStage("embeddings/yamnet", "embeddings", {}))
+        assert (row["layer"], row["pooling"]) == ("global average pool", pooling)
+        if pooling == "frames":
+            assert (row["dim"], row["n_frames"], row["hop_seconds"]) == (1024, len(embeddings), 0.48)
+        else:
+            assert row["dim"] == len(row["vector"]) == (2048 if pooling == "mean_std" else 1024)
+
+
+def release_names():
+    """Where yamnet.h5 has the 110 variables, in network order."""
+    layers = ["layer1/conv", *(f"layer{n}/{kind}_conv" for n in range(2, 15) for kind in ("depthwise", "pointwise"))]
+    names = []
+    for layer in layers:
+        kernel = "depthwise_kernel" if "depthwise" in layer else "kernel"
+        norm = [f"{layer}/bn/{layer}/bn/{name}:0" for name in ("beta", "moving_mean", "moving_variance")]
+        names += [f"{layer}/{layer}/{kernel}:0", *norm]
+    return [*names, "logits/logits/kernel:0", "logits/logits/bias:0"]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    """A folder with the two files of the release, with random weights."""
+    folder = tmp_path_factory.mktemp("release")
+    with h5py.File(folder / "yamnet.h5", "w") as file:
+        for name, variable in zip(release_names(), random_variables(), strict=True):
+            file[name] = variable
+    rows = "".join(f"{index},/m/{index},class {index}\n" for index in range(N_CLASSES))
+    (folder / "yamnet_class_map.csv").write_text("index,mid,display_name\n" + rows)
+    return folder
+
+
+def test_the_files_of_the_release_give_the_same_network(release, random_yamnet):
+    found = Yamnet.load(release, CPU)
+    (expected,), (result,) = random_yamnet.run([noise(2)]), found.run([noise(2)])
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(result.embedding, expected.embedding, rtol=1e-5, atol=1e-5)
+    assert found.classes[3] == "class 3"
+    assert resolve(str(release)).kind == "yamnet"
+
+
+def test_a_release_with_a_tensor_too_few_or_too_many_is_refused(release, tmp_path):
+    path = tmp_path / "yamnet.h5"
+    shutil.copyfile(release / "yamnet.h5", path)
+    with h5py.File(path, "a") as file:
+        file["layer15/conv/kernel:0"] = np.zeros(1)
+    with pytest.raises(ValueError, match=r"layer15/conv/kernel:0 is unexpected"):
+        from_release(path)
+    with h5py.File(path, "a") as file:
+        del file["layer15"], file["logits/logits/bias:0"]
+    with pytest.raises(ValueError, match=r"logits/logits/bias:0 is missing"):
+        from_release(path)
+
+
+def test_a_release_without_its_classes_or_h5py_is_refused_with_the_remedy(release, tmp_path, monkeypatch):
+    check = KINDS["yamnet"].check
+    check(release, "embeddings", {"pooling": "frames"})
+    (tmp_path / "yamnet.h5").hardlink_to(release / "yamnet.h5")
+    with pytest.raises(ValueError, match=r"lacks yamnet_class_map\.csv; download https://"):
+        check(tmp_path, "tags", {})
+    with pytest.raises(ValueError, match="leave `layer` out"):
+        check(release, "embeddings", {"layer": 2})
+    with pytest.raises(ValueError, match="has no options, not hop"):
+        check(release, "embeddings", {"options": {"hop": 2}})
+    monkeypatch.setattr("workers.models.keras_h5.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'phonolake\[hdf5\]'"):
+        check(release, "embeddings", {})
