@@ -1,8 +1,8 @@
 """CTC transcription: the likeliest label of every frame, its words with their times, and texts that are known aligned.
 
 Long sound goes through the encoder in windows with context on either side (workers.models.speech_windows), so that its
-frames are those of the whole; the frames of all windows are then read as one. Texts are put together by the checkpoint's
-own tokenizer (transformers, Wav2Vec2CTCTokenizer).
+frames are those of the whole; the frames of all windows are then read as one. Texts are put together by the
+checkpoint's own tokenizer (transformers, Wav2Vec2CTCTokenizer).
 """
 
 from collections.abc import Sequence
