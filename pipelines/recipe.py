@@ -249,6 +249,13 @@ class Recipe(_Section):
                 raise ValueError(f"{name} is listed {names.count(name)} times; a table holds it once a segment")
         return sections
 
+    @model_validator(mode="after")
+    def _enhanced_is_heard(self) -> "Recipe":
+        if self.enhance and not any(getattr(self, table) for table in self.enhance.tables):
+            wanted = ", ".join(self.enhance.tables) or "none"
+            raise ValueError(f"enhance.tables is {wanted}, and the recipe makes none of these; nobody would hear it")
+        return self
+
     def fingerprint(self) -> str:
         """Return a digest of what decides which rows a run writes; resources and the failure budget do not."""
         budget = {"max_failed_fraction", "tolerated_failures"}
