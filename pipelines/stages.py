@@ -26,7 +26,8 @@ CODE_VERSIONS: Final[dict[str, str]] = {
 """Raise a table's version when its code changes what it writes: old recordings are then computed anew."""
 
 COMMON_SETTINGS: Final[tuple[dict[str, Any], ...]] = ({}, {"n_bins": 80}, {"n_bins": 40}, {"n_bins": 128})
-"""Spectrogram settings known to fit 16 kHz."""
+COMMON_RATE: Final = 16_000
+"""Spectrogram settings that are known to fit, and the rate in Hz that they are known to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,8 @@ def _check_settings(recipe: Recipe) -> None:
         segment_settings(recipe.segments)
         for section in recipe.spectrograms:
             settings = spectrogram_settings(section)
-            if section.model_dump(exclude_none=True, exclude={"kind", "preset"}) not in COMMON_SETTINGS:
+            given = section.model_dump(exclude_none=True, exclude={"kind", "preset"})
+            if recipe.audio.sample_rate != COMMON_RATE or given not in COMMON_SETTINGS:
                 from workers.spectrogram import Spectrogrammer  # imports torch: only for what might not fit
 
                 Spectrogrammer(settings, recipe.audio.sample_rate)
