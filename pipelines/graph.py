@@ -1,4 +1,4 @@
-"""The whole graph of a run, top to bottom: read and decode, model pools, spectrograms and staging, receipts.
+"""The whole graph of a run, top to bottom: read, decode, reduce noise, model pools, spectrograms, staging, receipts.
 
 Ray Data fuses the CPU steps that stand next to each other, so an ingest without models is one task from bytes to
 Parquet. Spectrograms come after the pools: they are wanted by nobody but the sink, and would double what travels.
@@ -20,12 +20,13 @@ from ray.data.block import BlockMetadata
 from pipelines.recipe import Recipe
 from pipelines.shares import Shares
 from pipelines.sink import LakeSink
-from pipelines.stages import Stage, segment_settings
+from pipelines.stages import Stage, enhance_settings, segment_settings
 from pipelines.store import Store
 from schemas.records import Plan
 from schemas.wire import WIRE
 from workers.actors import PoolMember, PoolSpec
 from workers.decode_settings import DecodeLimits, DecodeSettings
+from workers.enhance import add_enhanced
 from workers.features import SpectrogramStage, add_spectrograms
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
@@ -37,9 +38,9 @@ from workers.spectrogram_settings import SpectrogramSettings
 TASK_BYTES: Final = 112 << 20  # of source objects: an hour at 16 kHz and 16 bits; 3 s of work and more anyway
 TASK_ROWS: Final = 1280
 TASKS_PER_CORE: Final = 2  # at least, where the plan has the units for it; more would make small fragments
-INGEST_BLOCK_SECONDS: Final = 3600.0  # 115 MB of samples: its log-mel fragment is worth publishing as it is
+INGEST_BLOCK_BYTES: Final = 3600 * 32_000  # an hour at 16 kHz: its log-mel fragment is worth publishing as it is
 MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
-BYTES_PER_SECOND: Final = 32_000  # int16 at 16 kHz
+INT16_BYTES: Final = 2
 SPECTROGRAM_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms of a block: an hour of log-mel is 115 MB
 FLOAT32_BYTES: Final = 4
 GPU_BATCH_ROWS: Final = 256
@@ -67,10 +68,16 @@ def run_graph(
 ) -> None:
     """Execute one attempt: everything in `tasks` ends as fragments and receipts in the sink's staging folder."""
     pools, settings = pools_of(stages), ingest_settings(recipe, stages)
-    _configure(settings.block_seconds)
+    _configure(settings.block_seconds * bytes_per_second(recipe))
 
     planned = PlannedRecordings(store, plan, tasks, settings)
     dataset = ray.data.read_datasource(planned, override_num_blocks=len(tasks), num_cpus=shares.task_cpus)
+    enhancing = enhance_settings(recipe, stages)
+    if enhancing:
+        enhance = partial(add_enhanced, settings=enhancing, sample_rate=recipe.audio.sample_rate)
+        dataset = dataset.map_batches(
+            enhance, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=shares.task_cpus
+        )
     for pool, share in zip(pools, shares.pools, strict=True):
         dataset = dataset.map_batches(
             PoolMember,
@@ -89,11 +96,11 @@ def run_graph(
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": shares.task_cpus})
 
 
-def _configure(block_seconds: float) -> None:
+def _configure(block_bytes: float) -> None:
     """Set what Ray Data does beyond the graph; a dataset captures it when it is made."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = int(block_seconds * BYTES_PER_SECOND * 0.8)  # our blocks go on as they are
+    context.target_max_block_size = int(block_bytes * 0.8)  # our blocks go on as they are
     context.execution_options.preserve_order = False
     context.enable_fallback_to_arrow_object_ext_type = False  # a type we did not declare is a bug, not a pickle
     context.max_errored_blocks = 0  # errors are rows; a lost block would be lost data
@@ -218,6 +225,11 @@ def ingest_settings(recipe: Recipe, stages: list[Stage]) -> IngestSettings:
     )
 
 
+def bytes_per_second(recipe: Recipe) -> int:
+    """Return how many bytes of samples a second of audio has on the wire: once, or twice where it is enhanced too."""
+    return INT16_BYTES * recipe.audio.sample_rate * (2 if recipe.enhance else 1)
+
+
 def block_seconds(recipe: Recipe, stages: list[Stage]) -> float:
     """Return how much audio a wire table holds: what a pool does in half a minute, or what gives good fragments.
 
@@ -226,7 +238,8 @@ def block_seconds(recipe: Recipe, stages: list[Stage]) -> float:
     if pools_of(stages):
         return MODEL_BLOCK_SECONDS
     values = sum(one.settings.values_per_second(recipe.audio.sample_rate) for one in spectrogram_stages(stages))
-    return min(INGEST_BLOCK_SECONDS, SPECTROGRAM_BLOCK_BYTES / max(values * FLOAT32_BYTES, 1.0))
+    longest = INGEST_BLOCK_BYTES / bytes_per_second(recipe)
+    return min(longest, SPECTROGRAM_BLOCK_BYTES / max(values * FLOAT32_BYTES, 1.0))
 
 
 def decode_settings(recipe: Recipe) -> DecodeSettings:
@@ -245,7 +258,7 @@ def source_settings(recipe: Recipe) -> SourceSettings:
 def spectrogram_stages(stages: list[Stage]) -> list[SpectrogramStage]:
     """Return the spectrograms among the stages."""
     return [
-        SpectrogramStage(stage.id, SpectrogramSettings(**stage.settings))
+        SpectrogramStage(stage.id, SpectrogramSettings(**stage.settings), stage.signal)
         for stage in stages
         if stage.table == "spectrograms"
     ]

@@ -97,12 +97,14 @@ class LakeSection(_Section):
 class AudioSection(_Section):
     """What the audio becomes before anything else.
 
+    `sample_rate`: Hz of what is cut, and of spectrograms; each model gets the rate it was trained at. 48000 is for
+    models that hear more than speech has (OpenL3, CLAP), and three times the work of moving samples.
     `channels`: `mono` (the mean), `left`, `right`, or `each`, which cuts every channel into segments of its own.
     `track`: of a container with several audio tracks the n-th from 0, or the first with this language tag (`eng`).
     `on_partial`: whether a recording that decodes in part is kept, or fails.
     """
 
-    sample_rate: Literal[16000] = 16000  # what every model and the wire expect
+    sample_rate: Literal[16000, 48000] = 16000
     channels: Literal["mono", "left", "right", "each"] = "mono"
     track: Annotated[int, Field(ge=0)] | str = 0
     on_partial: Literal["keep", "fail"] = "keep"
@@ -248,6 +250,13 @@ class Recipe(_Section):
             if names.count(name) > 1:
                 raise ValueError(f"{name} is listed {names.count(name)} times; a table holds it once a segment")
         return sections
+
+    @model_validator(mode="after")
+    def _enhanced_is_heard(self) -> "Recipe":
+        if self.enhance and not any(getattr(self, table) for table in self.enhance.tables):
+            wanted = ", ".join(self.enhance.tables) or "none"
+            raise ValueError(f"enhance.tables is {wanted}, and the recipe makes none of these; nobody would hear it")
+        return self
 
     def fingerprint(self) -> str:
         """Return a digest of what decides which rows a run writes; resources and the failure budget do not."""

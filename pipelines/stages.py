@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipelines.errors import RecipeError
-from pipelines.recipe import REFERENCE, Recipe, SegmentsSection, SpectrogramSection
+from pipelines.recipe import REFERENCE, EnhanceSection, Recipe, SegmentsSection, SpectrogramSection
+from schemas.wire import ENHANCED
+from workers.enhance import EnhanceSettings
+from workers.enhancers.enhancer import digest_of
 from workers.models.kinds import KINDS, kinds_for
 from workers.segments import SegmentSettings
 from workers.spectrogram_settings import SpectrogramSettings
@@ -23,7 +26,8 @@ CODE_VERSIONS: Final[dict[str, str]] = {
 """Raise a table's version when its code changes what it writes: old recordings are then computed anew."""
 
 COMMON_SETTINGS: Final[tuple[dict[str, Any], ...]] = ({}, {"n_bins": 80}, {"n_bins": 40}, {"n_bins": 128})
-"""Spectrogram settings known to fit 16 kHz."""
+COMMON_RATE: Final = 16_000
+"""Spectrogram settings that are known to fit, and the rate in Hz that they are known to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,23 @@ def _enhanced(stage: Stage, recipe: Recipe) -> Stage:
     """Let a stage hear the enhanced signal where the recipe says so."""
     if recipe.enhance is None or stage.table not in recipe.enhance.tables:
         return stage
-    content = [stage.fingerprint, recipe.enhance.model, CODE_VERSIONS["enhance"]]
-    return replace(stage, fingerprint=_digest(content), signal="enhanced")
+    content = [stage.fingerprint, recipe.enhance.model, _enhancer_digest(recipe.enhance), CODE_VERSIONS["enhance"]]
+    return replace(stage, fingerprint=_digest(content), signal=ENHANCED)
+
+
+def enhance_settings(recipe: Recipe, stages: list[Stage]) -> EnhanceSettings | None:
+    """Return how the signal is enhanced that some stages hear; None where a recipe has no noise reduction."""
+    if recipe.enhance is None:
+        return None
+    hearing = tuple(stage.id for stage in stages if stage.signal == ENHANCED)
+    return EnhanceSettings(recipe.enhance.model, _enhancer_digest(recipe.enhance), hearing)
+
+
+def _enhancer_digest(section: EnhanceSection) -> str:
+    try:
+        return digest_of(section.model)
+    except ModelError as error:
+        raise RecipeError(str(error)) from None
 
 
 def _check_settings(recipe: Recipe) -> None:
@@ -116,7 +135,8 @@ def _check_settings(recipe: Recipe) -> None:
         segment_settings(recipe.segments)
         for section in recipe.spectrograms:
             settings = spectrogram_settings(section)
-            if section.model_dump(exclude_none=True, exclude={"kind", "preset"}) not in COMMON_SETTINGS:
+            given = section.model_dump(exclude_none=True, exclude={"kind", "preset"})
+            if recipe.audio.sample_rate != COMMON_RATE or given not in COMMON_SETTINGS:
                 from workers.spectrogram import Spectrogrammer  # imports torch: only for what might not fit
 
                 Spectrogrammer(settings, recipe.audio.sample_rate)

@@ -64,6 +64,12 @@ RECEIPT: Final = pa.schema(
 )
 
 
+ENHANCED: Final = "enhanced"
+"""The wire column with the samples after noise reduction; null where no stage of the row hears it, or it failed."""
+
+ENHANCE_PROBLEM: Final = "enhance_problem"
+"""The wire column that says why a segment has no enhanced signal; the stages that hear it make it their failure."""
+
 ERRORS: Final = "error:"
 """What the names of error columns start with."""
 

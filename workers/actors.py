@@ -16,7 +16,7 @@ import soxr
 
 from workers.models.kinds import KINDS
 from workers.models.model import Clip, Loading, ModelStage
-from workers.results import StageError, append_results, clips, rows_that_need
+from workers.results import StageError, append_results, clips, rows_that_need, unheard
 from workers.weights import ModelError, resolve
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,11 @@ class PoolMember:
         for signal in sorted({stage.signal for stage in self._spec.stages}):
             of_signal = [needed[stage.id] for stage in self._spec.stages if stage.signal == signal]
             rows = sorted({row for stage_rows in of_signal for row in stage_rows})
+            errors = unheard(table, rows, signal)
+            rows = [row for row in rows if row not in errors]
             heard = self._results([self._resampled(clip) for clip in clips(table, rows, signal)])
             results |= {(signal, row): result for row, result in zip(rows, heard, strict=True)}
+            results |= {(signal, row): error for row, error in errors.items()}
         for stage in self._spec.stages:
             found = {row: self._rows(results[stage.signal, row], stage) for row in needed[stage.id]}
             errors = {row: one for row, one in found.items() if isinstance(one, StageError)}

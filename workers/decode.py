@@ -10,7 +10,6 @@ from typing import BinaryIO, Final
 
 import numpy as np
 import soundfile
-import soxr
 
 from workers import container
 from workers.container import Container
@@ -19,8 +18,8 @@ from workers.decoded import AudioInfo, Damage, DecodeError, Ending, FloatBlocks,
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
 from workers.libsndfile import open_sound, tells_its_length
+from workers.samples import resampler, to_int16
 
-INT16_SCALE: Final = 32768.0
 FLOAT32_BYTES: Final = 4
 MOST_TAGS: Final = 4  # ID3v2 tags one behind the other; a sane file has one
 SHORT_BY_SECONDS: Final = 0.5  # a header may round; what is missing beyond this is damage
@@ -145,7 +144,7 @@ def _pump(
     info: AudioInfo, blocks: FloatBlocks, pick: _Pick, settings: DecodeSettings, sink: Sink
 ) -> tuple[float, str | None]:
     """Move all audio from `blocks` to `sink`; return decoded seconds and the damage that ended it, if any."""
-    resampler = _resampler(info.sample_rate, settings.sample_rate)
+    resample = resampler(info.sample_rate, settings.sample_rate)
     frames, damage, waiting = 0, None, None  # a block waits until it is known whether it is the last
     try:
         for block in blocks:
@@ -153,12 +152,12 @@ def _pump(
             frames += len(block)
             _check_block(block, frames, info, settings.limits)
             if waiting is not None:
-                _hand_over(resampler(waiting, False), sink)
+                _hand_over(resample(waiting, False), sink)
             waiting = kept
     except Damage as broken:
         damage = f"damaged after {frames / info.sample_rate:.2f} s: {broken}"
     if waiting is not None:
-        _hand_over(resampler(waiting, True), sink)
+        _hand_over(resample(waiting, True), sink)
     return frames / info.sample_rate, damage
 
 
@@ -179,40 +178,6 @@ def _check_block(block: np.ndarray, frames: int, info: AudioInfo, limits: Decode
 def _hand_over(samples: np.ndarray, sink: Sink) -> None:
     if len(samples):
         sink.samples(to_int16(samples))
-
-
-def to_int16(samples: np.ndarray) -> np.ndarray:
-    """Return float samples in [-1, 1) as int16: rounded, clipped, NaN as 0; exact for what was int16 before.
-
-    The result is C-contiguous and of the shape of `samples`.
-    """
-    scaled = np.multiply(samples, np.float32(INT16_SCALE), order="C")
-    flat = scaled.reshape(-1)
-    if not np.isfinite(np.dot(flat, flat)):  # one pass of BLAS tells; repair only what needs it
-        scaled = np.nan_to_num(scaled, nan=0.0)
-    np.rint(scaled, out=scaled)
-    rounded: np.ndarray = np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
-    return rounded
-
-
-def _resampler(source: int, target: int) -> Callable[[np.ndarray, bool], np.ndarray]:
-    """Return a function of a block and whether it is the last; a recording of one block needs no stream (faster)."""
-    if source == target:
-        return lambda block, last: block
-    stream: soxr.ResampleStream | None = None
-
-    def resample(block: np.ndarray, last: bool) -> np.ndarray:
-        nonlocal stream
-        block = np.ascontiguousarray(block)
-        if stream is None and last:
-            once: np.ndarray = soxr.resample(block, source, target, quality="HQ")  # bit for bit what the stream gives
-            return once
-        channels = 1 if block.ndim == 1 else block.shape[1]
-        stream = stream or soxr.ResampleStream(source, target, channels, dtype="float32", quality="HQ")
-        chunk: np.ndarray = stream.resample_chunk(block, last=last)
-        return chunk
-
-    return resample
 
 
 def _missing(info: AudioInfo, decoded: float) -> str | None:

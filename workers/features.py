@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import tables, wire
-from workers.results import StageError, append_columns, rows_that_need, waveforms
+from workers.results import StageError, append_columns, rows_that_need, unheard, waveforms
 from workers.spectrogram_settings import SpectrogramSettings
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ INT16_BYTES: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class SpectrogramStage:
-    """One spectrogram of every segment: the stage's id and what to compute."""
+    """One spectrogram of every segment: the stage's id, what to compute, and the wire column that it is computed of."""
 
     id: str
     settings: SpectrogramSettings
+    signal: str = "pcm"
 
 
 @lru_cache(maxsize=16)
@@ -37,12 +38,15 @@ def _spectrogrammer(settings: SpectrogramSettings, sample_rate: int) -> "Spectro
 def add_spectrograms(table: pa.Table, stages: Sequence[SpectrogramStage], sample_rate: int) -> pa.Table:
     """Append the columns of each stage to a wire table."""
     for stage in stages:
-        rows = rows_that_need(table, stage.id)
+        needed = rows_that_need(table, stage.id)
+        errors = unheard(table, needed, stage.signal)
+        rows = [row for row in needed if row not in errors]
         worker = _spectrogrammer(stage.settings, sample_rate)
-        values = np.empty((_n_frames(table, rows, worker), worker.n_bins), np.float32)  # what pages it takes, it needs
+        room = _n_frames(table[stage.signal], rows, worker)
+        values = np.empty((room, worker.n_bins), np.float32)  # what pages it takes, it needs
         n_frames: dict[int, int] = {}
-        errors, end = {}, 0
-        for row, waveform in zip(rows, waveforms(table, rows), strict=True):
+        end = 0
+        for row, waveform in zip(rows, waveforms(table, rows, stage.signal), strict=True):
             try:
                 found = worker.compute(waveform)
                 values[end : end + len(found)] = found
@@ -53,9 +57,9 @@ def add_spectrograms(table: pa.Table, stages: Sequence[SpectrogramStage], sample
     return table
 
 
-def _n_frames(table: pa.Table, rows: Sequence[int], worker: "Spectrogrammer") -> int:
+def _n_frames(samples: pa.ChunkedArray, rows: Sequence[int], worker: "Spectrogrammer") -> int:
     """Return how many frames some segments have together."""
-    n_bytes = pc.binary_length(table["pcm"]).take(pa.array(rows, pa.int64())).to_pylist()
+    n_bytes = pc.binary_length(samples).take(pa.array(rows, pa.int64())).to_pylist()
     return sum(worker.n_frames(length // INT16_BYTES) for length in n_bytes)
 
 

@@ -31,6 +31,15 @@ def rows_that_need(table: pa.Table, stage: str) -> list[int]:
     return [row for row, stages in enumerate(wanted) if segments[row] and stage in stages]
 
 
+def unheard(table: pa.Table, rows: Sequence[int], signal: str) -> dict[int, StageError]:
+    """Return those of `rows` that have no samples in the column `signal`, because they could not be made, and why."""
+    if signal != wire.ENHANCED:
+        return {}
+    told = table[wire.ENHANCE_PROBLEM]
+    problems = {row: told[row].as_py() for row in rows}
+    return {row: StageError("model_failed", f"enhance: {one}") for row, one in problems.items() if one is not None}
+
+
 def waveforms(table: pa.Table, rows: Sequence[int], signal: str = "pcm") -> Iterator[np.ndarray]:
     """Yield the samples of some segments as float32 in [-1, 1), shape (n,) each; a model may want them all at once."""
     pcm = as_array(table[signal])

