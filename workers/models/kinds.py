@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from workers.models import ctranslate2_checkpoint
 from workers.models.model import Loading, Model
 
 
@@ -42,6 +43,13 @@ def _whisper(loading: Loading) -> Model:
     return WhisperModel.load(loading)
 
 
+def _ctranslate2_whisper(loading: Loading) -> Model:
+    ctranslate2_checkpoint.refuse_missing_engine()
+    from workers.models.ctranslate2_whisper import Ctranslate2WhisperModel
+
+    return Ctranslate2WhisperModel.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -53,6 +61,7 @@ def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
 KINDS: Final[dict[str, Kind]] = {
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
+    "ctranslate2_whisper": Kind(("transcripts",), 8.0, _ctranslate2_whisper, ctranslate2_checkpoint.check_settings),
 }
 
 
