@@ -130,7 +130,8 @@ def _begins(path: Sequence[tuple[int, int]]) -> list[float]:
     """Return when each token begins, from a path of (token, position) pairs."""
     steps = np.array(path)
     first = np.diff(steps[:, 0], prepend=-1).astype(bool)
-    begins: list[float] = (steps[first, 1] * POSITION_SECONDS).tolist()
+    # Of a window with a single position the path says -1.
+    begins: list[float] = (np.maximum(steps[first, 1], 0) * POSITION_SECONDS).tolist()
     return begins
 
 

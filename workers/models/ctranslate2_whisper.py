@@ -1,7 +1,7 @@
 """Whisper on CTranslate2: the `faster-whisper` checkpoints, in 8 bits on a CPU, in batches over clips and recordings.
 
-Features, windows, guards and rows are those of the transformers engine. In 8 bits every row of a matrix product is
-quantised on its own, so a window's text and numbers do not depend on its batch. Sampling, at a temperature above 0,
+Features, windows, guards and rows are those of the transformers engine. On a CPU, every row of an 8-bit matrix product
+is quantised on its own, so a window's text and numbers do not depend on its batch. Sampling, at a temperature above 0,
 does depend on it: CTranslate2 4.8 seeds one generator per thread, once, and no later seed reaches it. What is sampled
 repeats where a new process decodes the same windows in the same order, and not else; a row's `temperature` tells.
 """
@@ -221,11 +221,16 @@ class Ctranslate2WhisperModel:
     def _with_words(
         self, audio: ctranslate2.StorageView, windows: Sequence[_Window], decoded: Sequence[_Decoded]
     ) -> list[WindowText]:
-        """Add the words with their times; one call aligns the windows of one language."""
+        """Add the words with their times; windows of one language and as many tokens are aligned in one call.
+
+        Beside a longer text a shorter one would be padded, which changes its numbers a little in 8 bits.
+        """
         said = [replace(one.said, words=()) for one in decoded]
-        with_text = [row for row, one in enumerate(decoded) if one.tokens]
-        for language in sorted({decoded[row].said.language for row in with_text}):
-            rows = [row for row in with_text if decoded[row].said.language == language]
+        alike: dict[tuple[str, int], list[int]] = {}
+        for row, one in enumerate(decoded):
+            if one.tokens:
+                alike.setdefault((one.said.language, len(one.tokens)), []).append(row)
+        for (language, _), rows in alike.items():
             tokens = [decoded[row].tokens for row in rows]
             samples = [len(windows[row].samples) for row in rows]
             times = self._engine.align(some_windows(audio, rows), self._tokens.prompt(language), tokens, samples)
