@@ -6,7 +6,7 @@ openai/whisper `transcribe.py`; nothing here deletes text: people do say "thank 
 
 import math
 import re
-import string
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from typing import Final
@@ -61,7 +61,6 @@ the discussions of openai/whisper."""
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Burmese, kana, Han
 _WORDS: Final = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
-_PUNCTUATION: Final = string.punctuation + "¿¡…–—“”‘’«»。，、！？：；・「」"
 
 
 def compression_ratio(text: str) -> float:
@@ -145,14 +144,18 @@ def joined_flags(windows: Sequence[frozenset[str]]) -> tuple[str, ...]:
 
 
 def _plain_words(text: str) -> list[str]:
-    stripped = (word.strip(_PUNCTUATION) for word in _WORDS.findall(text.casefold()))
-    return [word for word in stripped if word]
+    return _WORDS.findall(_plain(text))
 
 
 def _plain(text: str) -> str:
     """Return text in lower case, without punctuation, with single spaces."""
     spaced = text.casefold().replace("-", " ")
-    return " ".join("".join(character for character in spaced if character not in _PUNCTUATION).split())
+    return " ".join("".join(character for character in spaced if not _is_mark(character)).split())
+
+
+def _is_mark(character: str) -> bool:
+    """Tell whether a character is punctuation or a symbol."""
+    return unicodedata.category(character)[0] in "PS"
 
 
 def _longest_echo(words: Sequence[str], size: int) -> int:
