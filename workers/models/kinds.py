@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from workers.models import ctranslate2_checkpoint
 from workers.models.model import Loading, Model
+from workers.models.whisper_tokens import check_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
 
 KINDS: Final[dict[str, Kind]] = {
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
-    "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
+    "whisper": Kind(("transcripts",), 8.0, _whisper, check_settings),
     "ctranslate2_whisper": Kind(("transcripts",), 8.0, _ctranslate2_whisper, ctranslate2_checkpoint.check_settings),
 }
 
