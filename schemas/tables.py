@@ -119,7 +119,14 @@ TRANSCRIPTS: Final = pa.schema(
         _field("compression_ratio", _FLOAT32, "UTF-8 bytes over zlib bytes of the text; above 2.4 it loops."),
         _field("no_speech_probability", _FLOAT32, "The model's own guess that nobody speaks, 0 to 1."),
         _field("temperature", _FLOAT32, "Sampling temperature that gave the text; 0 is greedy."),
-        _field("flags", pa.list_(_STRING), "Doubts about the text: repetitive, low_confidence, no_speech, truncated."),
+        _field(
+            "flags",
+            pa.list_(_STRING),
+            "Doubts about the text, which stays as it is: repetitive (compression_ratio above 2.4), low_confidence "
+            "(avg_logprob below -1), no_speech (no_speech_probability above 0.6 and low_confidence), truncated (cut "
+            "off at the limit of tokens), loop (the same 1 to 6 words 4 times in a row), hallucination (text where "
+            "the model or the signal says silence).",
+        ),
     ]
 )
 

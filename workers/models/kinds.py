@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from workers.models import ctranslate2_checkpoint
 from workers.models.model import Loading, Model
 from workers.models.openl3_settings import check_openl3
 from workers.models.speech_settings import check_speaker, check_speech
 from workers.models.vggish_settings import check_vggish
+from workers.models.whisper_tokens import check_settings
 from workers.models.yamnet_settings import check_yamnet
 
 
@@ -100,6 +102,13 @@ def _ge2e(loading: Loading) -> Model:
     return SpeakerModel.load(loading)
 
 
+def _ctranslate2_whisper(loading: Loading) -> Model:
+    ctranslate2_checkpoint.refuse_missing_engine()
+    from workers.models.ctranslate2_whisper import Ctranslate2WhisperModel
+
+    return Ctranslate2WhisperModel.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -125,10 +134,11 @@ KINDS: Final[dict[str, Kind]] = {
     "classifier": Kind(("embeddings", "tags"), 15.0, _audio_classifier, check_speech),
     "xvector": Kind(("embeddings",), 15.0, _xvector, check_speaker),
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, check_yamnet),
-    "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
     "openl3": Kind(("embeddings",), 200.0, _openl3, check_openl3),
     "vggish": Kind(("embeddings",), 4.0, _vggish, check_vggish),
     "ge2e": Kind(("embeddings",), 2.0, _ge2e, _no_layers),
+    "whisper": Kind(("transcripts",), 8.0, _whisper, check_settings),
+    "ctranslate2_whisper": Kind(("transcripts",), 8.0, _ctranslate2_whisper, ctranslate2_checkpoint.check_settings),
 }
 
 

@@ -24,7 +24,9 @@ LOOP_TIMES: Final = 4  # this often in a row is a loop
 DIGITAL_SILENCE: Final = -90.0  # dBFS; no 20 ms louder than this: whatever the text says, nobody said it
 NEAR_SILENCE: Final = -60.0  # dBFS
 PHRASE_LOGPROB: Final = -0.7  # nats per token; a notorious phrase below it is more likely learnt than heard
-FRAME_SAMPLES: Final = 320  # 20 ms at 16 kHz
+SAMPLE_RATE: Final = 16_000  # Hz
+FRAME_SAMPLES: Final = 320  # 20 ms
+SOUND_RATIO: Final = 1e-4  # of the loudest power, 40 dB below
 
 PHRASES: Final = frozenset(
     {
@@ -56,7 +58,7 @@ PHRASES: Final = frozenset(
         "субтитры сделал dimatorzok",
     }
 )
-"""What Whisper writes of silence and noise, as `_plain` spells it; from Baranski et al. 2025 (arXiv 2501.11378) and
+"""What Whisper writes of silence and noise, as `plain` spells it; from Baranski et al. 2025 (arXiv 2501.11378) and
 the discussions of openai/whisper."""
 
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Burmese, kana, Han
@@ -85,12 +87,21 @@ def needs_retry(text: str, avg_logprob: float, no_speech_probability: float) -> 
 
 def sound_level(waveform: np.ndarray) -> float:
     """Return the level of the loudest 20 ms of 16-kHz samples, shape (n,), in dBFS (RMS); -inf where all are zero."""
-    if not len(waveform):
-        return -math.inf
-    frames = np.zeros(-(-len(waveform) // FRAME_SAMPLES) * FRAME_SAMPLES, np.float32)
-    frames[: len(waveform)] = waveform
-    power = float(np.square(frames.reshape(-1, FRAME_SAMPLES)).mean(axis=1).max())
+    power = float(_frame_power(waveform).max(initial=0.0))
     return 10 * math.log10(power) if power > 0 else -math.inf
+
+
+def sound_span(waveform: np.ndarray) -> tuple[float, float]:
+    """Return when sound begins and ends in 16-kHz samples, shape (n,), seconds, to 20 ms.
+
+    Sound is what is less than 40 dB below the loudest 20 ms; where all samples are zero it is all of them.
+    """
+    power = _frame_power(waveform)
+    loud = np.flatnonzero(power >= power.max(initial=0.0) * SOUND_RATIO)
+    if not len(loud):
+        return 0.0, 0.0
+    seconds = FRAME_SAMPLES / SAMPLE_RATE
+    return float(loud[0] * seconds), float(min((loud[-1] + 1) * seconds, len(waveform) / SAMPLE_RATE))
 
 
 def has_loop(text: str) -> bool:
@@ -113,7 +124,7 @@ def is_hallucination(text: str, avg_logprob: float, no_speech_probability: float
         return False
     if is_silent(avg_logprob, no_speech_probability) or level < DIGITAL_SILENCE:
         return True
-    return _plain(text) in PHRASES and (level < NEAR_SILENCE or avg_logprob < PHRASE_LOGPROB)
+    return plain(text) in PHRASES and (level < NEAR_SILENCE or avg_logprob < PHRASE_LOGPROB)
 
 
 def window_flags(
@@ -143,11 +154,19 @@ def joined_flags(windows: Sequence[frozenset[str]]) -> tuple[str, ...]:
     return tuple(sorted(flag for flag in somewhere if flag != "no_speech" or flag in everywhere))
 
 
+def _frame_power(waveform: np.ndarray) -> np.ndarray:
+    """Return the mean square of every 20 ms, the last filled up with zeros."""
+    frames = np.zeros(-(-len(waveform) // FRAME_SAMPLES) * FRAME_SAMPLES, np.float32)
+    frames[: len(waveform)] = waveform
+    power: np.ndarray = np.square(frames.reshape(-1, FRAME_SAMPLES)).mean(axis=1)
+    return power
+
+
 def _plain_words(text: str) -> list[str]:
-    return _WORDS.findall(_plain(text))
+    return _WORDS.findall(plain(text))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text in lower case, without punctuation, with single spaces."""
     spaced = text.casefold().replace("-", " ")
     return " ".join("".join(character for character in spaced if not _is_mark(character)).split())

@@ -18,8 +18,7 @@ import torch
 from safetensors.numpy import save
 from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
-TINY_EN_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
-BASE_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
+from workers.models.ctranslate2_weights import BASE_SHA256, TINY_EN_SHA256
 
 _SPEC_VERSION = 6
 _DTYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)  # by CTranslate2's type number
