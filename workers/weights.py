@@ -26,8 +26,9 @@ from workers.models.own import NAME, class_digest, own_class, root_folder
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
 SUPPORTED: Final = (
-    "whisper (transcripts; also CTranslate2's), yamnet (embeddings, tags), openl3, vggish and ge2e (embeddings), and the speech encoders "
-    f"{', '.join(speech_settings.MODEL_TYPES)} (embeddings; tags and transcripts with a head for them)"
+    "whisper (transcripts; also CTranslate2's), yamnet (embeddings, tags), openl3, vggish and ge2e (embeddings), and "
+    f"the speech encoders {', '.join(speech_settings.MODEL_TYPES)} (embeddings; tags and transcripts with a head for "
+    "them)"
 )
 OPENL3: Final = "openl3"  # a folder of the cache; no package ships its weights
 
