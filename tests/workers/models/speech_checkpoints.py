@@ -51,6 +51,8 @@ def save(folder: Path, variant: str, head: str = "Model", normalises: bool = Tru
             tensor.uniform_(0.5, 1.5, generator=draw)
         elif tensor.is_floating_point() and (tensor.ndim < 2 or "embed" in name or "bias" in name):
             tensor.add_(torch.randn(tensor.shape, generator=draw) * 0.2)
+        elif not name.startswith(network.base_model_prefix) and tensor.ndim == 2 and head != "Model":
+            tensor.normal_(generator=draw).div_(tensor.shape[1] ** 0.5)  # a head that hears what the encoder says
     network.save_pretrained(folder)
     prepared = {"do_normalize": normalises, "feature_extractor_type": "Wav2Vec2FeatureExtractor"}
     (folder / "preprocessor_config.json").write_text(json.dumps(prepared | {"sampling_rate": 16_000}))
