@@ -74,9 +74,9 @@ def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
 KINDS: Final[dict[str, Kind]] = {
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, check_yamnet),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
-    "openl3": Kind(("embeddings",), 200.0, _openl3, check_openl3),
-    "vggish": Kind(("embeddings",), 4.0, _vggish, check_vggish),
-    "ge2e": Kind(("embeddings",), 2.0, _ge2e, _no_layers),
+    "openl3": Kind(("embeddings",), 300.0, _openl3, check_openl3),
+    "vggish": Kind(("embeddings",), 3.5, _vggish, check_vggish),
+    "ge2e": Kind(("embeddings",), 1.3, _ge2e, _no_layers),
 }
 
 
