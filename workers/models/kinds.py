@@ -134,9 +134,9 @@ KINDS: Final[dict[str, Kind]] = {
     "classifier": Kind(("embeddings", "tags"), 15.0, _audio_classifier, check_speech),
     "xvector": Kind(("embeddings",), 15.0, _xvector, check_speaker),
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, check_yamnet),
-    "openl3": Kind(("embeddings",), 200.0, _openl3, check_openl3),
-    "vggish": Kind(("embeddings",), 4.0, _vggish, check_vggish),
-    "ge2e": Kind(("embeddings",), 2.0, _ge2e, _no_layers),
+    "openl3": Kind(("embeddings",), 300.0, _openl3, check_openl3),
+    "vggish": Kind(("embeddings",), 3.5, _vggish, check_vggish),
+    "ge2e": Kind(("embeddings",), 1.3, _ge2e, _no_layers),
     "whisper": Kind(("transcripts",), 8.0, _whisper, check_settings),
     "ctranslate2_whisper": Kind(("transcripts",), 8.0, _ctranslate2_whisper, ctranslate2_checkpoint.check_settings),
 }

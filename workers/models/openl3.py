@@ -21,11 +21,11 @@ from workers.models.openl3_weights import OpenL3Network, load_openl3
 from workers.models.running import pooled_row
 
 LAYER = "audio_embedding_layer"
-CPU_WINDOWS = 4  # a window takes 40 MB in the first layers, and more of them make a processor no faster
+CPU_WINDOWS = 2  # a window takes some 40 MB in the first layers, and more of them make a processor no faster
 
 
 class OpenL3Model:
-    """OpenL3 as a pool runs it. `batch_size` windows are in the network at once, on a CPU four at most.
+    """OpenL3 as a pool runs it. `batch_size` windows are in the network at once, on a CPU two at most.
 
     An empty clip is one window of zeros; the reference refuses it.
     """
