@@ -30,12 +30,11 @@ RATE, WIDE = 16_000, 48_000
 SPEECH = SegmentSettings("speech", 30.0)
 FILES = sorted([*CORPUS.glob("en/*.wav"), *CORPUS.glob("e*/*.flac")])
 NEAR = 0.05  # seconds
-ON_THE_EDGE = "vm-goodbye.wav"  # a frame has 0.350 of speech, and 0.347 by way of 48 kHz: 0.35 is where speech ends
 
 
 def clip(path: Path, rate: int) -> np.ndarray:
-    samples, own = soundfile.read(path, dtype="int16")
-    return soxr.resample(samples, own, rate)
+    samples, own = soundfile.read(path, dtype="float32")  # in int16 soxr would add dither
+    return to_int16(soxr.resample(samples, own, rate))
 
 
 def talk(rate: int) -> np.ndarray:
@@ -72,16 +71,9 @@ def assert_near(found: list[Segment], expected: list[Segment]) -> None:
         assert one.speech_ratio == pytest.approx(other.speech_ratio, abs=0.05)
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.name != ON_THE_EDGE], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_same_clip_gives_the_same_spans(path):
     assert_near(cut(SPEECH, [clip(path, WIDE)], WIDE), cut(SPEECH, [clip(path, RATE)], RATE))
-
-
-def test_a_probability_on_the_edge_moves_an_end_by_the_shortest_silence_and_no_more():
-    path = CORPUS / "en" / ON_THE_EDGE
-    ((one,), (other,)) = (cut(SPEECH, [clip(path, rate)], rate) for rate in (WIDE, RATE))
-    assert one.start / WIDE == other.start / RATE
-    assert one.end / WIDE == pytest.approx(other.end / RATE, abs=SPEECH.min_silence_seconds)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -92,8 +84,8 @@ def test_the_detector_hears_the_same_by_way_of_48_khz(path):
     for pcm in (narrow, wide):
         stream = SpeechDetector().stream()
         probabilities.append(np.concatenate([stream.push(pcm), stream.finish()]))
-    assert np.abs(narrow.astype(int) - wide).max() <= 12  # steps of int16; 9 found
-    assert np.abs(probabilities[0] - probabilities[1]).mean() < 0.005
+    assert np.abs(narrow.astype(int) - wide).max() <= 12  # steps of int16; 8 found
+    np.testing.assert_allclose(*probabilities, rtol=0, atol=0.01)  # 0.0054 found
 
 
 @pytest.mark.parametrize("pause", [0.1, 0.5, 2.0])
