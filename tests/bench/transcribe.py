@@ -1,11 +1,16 @@
-"""bench transcribe: whisper-tiny.en on real clips, against a pipeline with the stage shape of the public Ray example.
+"""bench transcribe: whisper-tiny.en on real clips, against the stages of the public Ray example and faster-whisper.
 
 The baseline is our own code with the stages of ray-project/ray's audio transcription benchmark: read Parquet of audio
 bytes -> map, one row at a time: decode and resample -> map_batches: the Whisper processor on CPU, features padded to
 30 s -> an actor pool of `generate`, batch 64 -> map_batches: decode tokens -> write_parquet. It differs in two places:
 it decodes with soundfile and soxr, and runs in float32 on the CPU, with as many threads as ours. Same weights, same
-clips, greedy decoding in both. Both run on a Ray that stands and end when their Parquet is written; word error rates
+clips, greedy decoding in all. Both run on a Ray that stands and end when their Parquet is written; word error rates
 are over the clips with at least four words, after Whisper's own text normalisation.
+
+Two more rows compare the same weights on CTranslate2 in 8 bits: our pipeline with faster-whisper-tiny.en, and
+faster-whisper's own BatchedInferencePipeline in one process, as many threads, batch 8, no voice detection: each clip is
+one call, with the whole clip as its only timestamp, for its batches are made of one recording. `--pack` lets our
+transformers row put several clips into one window.
 """
 
 import argparse
@@ -15,6 +20,8 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +49,8 @@ BATCH = 64
 LEAST_WORDS = 4
 WINDOW_SECONDS = 30  # the baseline, like its model, drops what a clip holds beyond this
 MODEL = "whisper-tiny.en"
+CTRANSLATE2_MODEL = "faster-whisper-tiny.en"
+RIVAL_BATCH = 8
 
 
 def decode_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -102,21 +111,39 @@ def baseline(clips: Path, out: Path) -> dict[str, str]:
     return dict(rows)
 
 
-def recipe(clips: Path, lake: Path) -> Recipe:
+def rival(clips: Path, out: Path) -> dict[str, str]:
+    """Run faster-whisper on every clip and return its texts by uri."""
+    from faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
+
+    folder = str(resolve(CTRANSLATE2_MODEL).folder)
+    model = BatchedInferencePipeline(WhisperModel(folder, device="cpu", compute_type="int8", cpu_threads=THREADS))
+    texts = {}
+    for path in sorted(clips.rglob("*.wav")):
+        audio = decode_audio(str(path))
+        whole = [{"start": 0.0, "end": len(audio) / 16000}]
+        segments, _ = model.transcribe(
+            audio, language="en", beam_size=1, batch_size=RIVAL_BATCH, vad_filter=False, clip_timestamps=whole
+        )
+        texts[str(path)] = "".join(segment.text for segment in segments)
+    pq.write_table(pa.table({"uri": list(texts), "text": list(texts.values())}), out / "texts.parquet")
+    return texts
+
+
+def recipe(clips: Path, lake: Path, model: str, pack: bool) -> Recipe:
     """Return our recipe: every clip as one segment, transcripts only."""
     content = {
         "corpus": "bench",
         "source": {"uri": str(clips)},
         "lake": {"uri": str(lake)},
         "segments": {"by": "whole", "max_seconds": 30},
-        "transcripts": [{"model": MODEL}],
+        "transcripts": [{"model": model, "pack": pack}],
     }
     return parse_recipe(content, "bench")
 
 
-def ours(clips: Path, out: Path) -> dict[str, str]:
+def ours(clips: Path, out: Path, model: str = MODEL, pack: bool = False) -> dict[str, str]:
     """Run our pipeline and return its texts by uri."""
-    run(recipe(clips, out / "lake"))
+    run(recipe(clips, out / "lake", model, pack))
     sql = "SELECT uri, string_agg(text, ' ' ORDER BY segment_id) FROM transcripts JOIN recordings USING (recording_id)"
     return dict(open_lake(Store(str(out / "lake"))).sql(f"{sql} GROUP BY uri").fetchall())
 
@@ -151,21 +178,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pack", action="store_true", help="several clips in one window, in our transformers row")
     options = parser.parse_args()
+    rows: dict[str, Callable[[Path, Path], dict[str, str]]] = {
+        "baseline": baseline,
+        "phonolake": partial(ours, pack=options.pack),
+        "phonolake on ctranslate2": partial(ours, model=CTRANSLATE2_MODEL),
+        "faster-whisper": rival,
+    }
     with tempfile.TemporaryDirectory(prefix="phonolake-bench-") as folder:
         clips, references = chosen_clips(options.clips, Path(folder) / "clips")
         connect()
-        rates: dict[str, list[float]] = {"baseline": [], "phonolake": []}
+        rates: dict[str, list[float]] = {name: [] for name in rows}
         for round_number in range(options.rounds):
-            for name, measure in (("baseline", baseline), ("phonolake", ours)):
+            for name, measure in rows.items():
                 out = Path(tempfile.mkdtemp(dir=folder))
                 started = time.perf_counter()
                 texts = measure(clips, out)
                 rates[name].append(len(references) / (time.perf_counter() - started))
                 wer = word_error_rate(texts, references)
                 print(f"  {round_number} {name}: {rates[name][-1]:.2f} clips/s, WER {wer:.2f} %", flush=True)
-    ratio = statistics.median(a / b for a, b in zip(rates["phonolake"], rates["baseline"], strict=True))
-    print(f"bench transcribe: {ratio:.2f} times the clips per second of the Ray baseline ({len(references)} clips)")
+    packed = ", packed," if options.pack else ""
+    for name, other, what in (
+        ("phonolake", "baseline", f"phonolake{packed} against the Ray baseline"),
+        ("phonolake on ctranslate2", "faster-whisper", "phonolake on ctranslate2 against faster-whisper"),
+    ):
+        ratio = statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
+        print(f"bench transcribe: {what}: {ratio:.2f} times the clips per second ({len(references)} clips)")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ does depend on it: CTranslate2 4.8 seeds one generator per thread, once, and no 
 repeats where a new process decodes the same windows in the same order, and not else; a row's `temperature` tells.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import ctranslate2
 import numpy as np
@@ -20,10 +21,9 @@ from workers.models.ctranslate2_engine import Ctranslate2Engine, Generated, Toke
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.transcript import Transcript, WindowText, Word, join, transcript_row
 from workers.models.whisper_features import SAMPLE_RATE, WINDOW_SAMPLES
-from workers.models.whisper_guards import TEMPERATURES, sound_level
-from workers.models.word_times import timed_words
-
-IDENTIFYING_WINDOWS: Final = 8  # of a recording, the longest: what its language is told from
+from workers.models.whisper_grouping import group_tokens
+from workers.models.whisper_guards import TEMPERATURES, sound_level, sound_span
+from workers.models.whisper_words import settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class _Window:
     """At most 30 s of the clip at position `owner`, from `start` in its recording (seconds)."""
 
     owner: int
+    first: bool  # of its clip
     recording_id: str
     start: float
     samples: np.ndarray
@@ -86,6 +87,7 @@ class Ctranslate2WhisperModel:
         self._tokens = tokens
         self._rules = rules
         self._budget = budget
+        self._codes = list(tokens.languages)
 
     @classmethod
     def load(cls, loading: Loading) -> Self:
@@ -131,50 +133,45 @@ class Ctranslate2WhisperModel:
             lengths, self._budget, lambda rows, _: compute([windows[row] for row in rows]), WINDOW_SAMPLES
         )
 
-    def _languages_of_recordings(self, windows: Sequence[_Window]) -> dict[str, _Language]:
-        """Return the language of each recording where it is told from all its clips together; else nothing.
+    def _languages_of_recordings(self, windows: Sequence[_Window]) -> dict[str, str]:
+        """Return the language of every recording of which several clips are here, where it is told from all of them.
 
-        It is the likeliest by the mean of the probabilities in its longest windows, weighted by their lengths.
+        It has the highest sum of probabilities over the clips' first windows, which pass the encoder once more.
         """
         if self._rules.identify == "segment" or self._rules.language is not None or not self._tokens.languages:
             return {}
-        longest: dict[str, list[_Window]] = {}
-        for window in sorted(windows, key=lambda window: -len(window.samples)):
-            of_recording = longest.setdefault(window.recording_id, [])
-            of_recording += [window] if len(of_recording) < IDENTIFYING_WINDOWS else []
-        every = [window for of_recording in longest.values() for window in of_recording]
-        heard = iter(self._batched(every, lambda batch: self._probabilities(self._encode(batch))))
-        means = {
-            recording: np.average([next(heard) for _ in of_it], axis=0, weights=[len(one.samples) + 1 for one in of_it])
-            for recording, of_it in longest.items()
-        }
-        return {recording: self._choice(mean) for recording, mean in means.items()}
+        firsts = [window for window in windows if window.first and window.recording_id]
+        clips = Counter(window.recording_id for window in firsts)
+        firsts = [window for window in firsts if clips[window.recording_id] > 1]
+        sums: dict[str, np.ndarray] = {}
+        heard = self._batched(firsts, lambda batch: self._probabilities(self._encode(batch)))
+        for window, probabilities in zip(firsts, heard, strict=True):
+            sums[window.recording_id] = sums.get(window.recording_id, 0.0) + probabilities
+        return {recording: self._codes[int(total.argmax())] for recording, total in sums.items()}
 
-    def _decode(self, windows: Sequence[_Window], told: dict[str, _Language]) -> list[WindowText]:
+    def _decode(self, windows: Sequence[_Window], told: dict[str, str]) -> list[WindowText]:
         """Decode one batch; `told` are the languages of recordings where those are known."""
         audio = self._encode(windows)
-        languages = self._languages(audio, [told.get(window.recording_id) for window in windows])
+        given = self._rules.language
+        languages = self._languages(audio, [given or told.get(window.recording_id) for window in windows])
         decoded = self._texts(audio, windows, languages)
         return self._with_words(audio, windows, decoded) if self._rules.words else [one.said for one in decoded]
 
     def _encode(self, windows: Sequence[_Window]) -> ctranslate2.StorageView:
         return self._engine.encode([window.samples for window in windows])
 
-    def _languages(self, audio: ctranslate2.StorageView, told: Sequence[_Language | None]) -> list[_Language]:
-        if not self._tokens.languages:
+    def _languages(self, audio: ctranslate2.StorageView, told: Sequence[str | None]) -> list[_Language]:
+        """Return each window's language, the likeliest where none is told, with its probability among all."""
+        if not self._codes:
             return [_Language("en", 1.0)] * len(told)
-        known = [language for language in told if language is not None]
-        return known if len(known) == len(told) else [self._choice(one) for one in self._probabilities(audio)]
+        chosen = []
+        for code, probabilities in zip(told, self._probabilities(audio), strict=True):
+            best = self._codes.index(code) if code is not None else int(probabilities.argmax())
+            chosen.append(_Language(self._codes[best], float(probabilities[best])))
+        return chosen
 
     def _probabilities(self, audio: ctranslate2.StorageView) -> list[np.ndarray]:
-        return self._engine.language_probabilities(audio, list(self._tokens.languages))
-
-    def _choice(self, probabilities: np.ndarray) -> _Language:
-        """Return the language that the recipe gives, or else the likeliest, with its probability among all."""
-        codes = list(self._tokens.languages)
-        given = self._rules.language
-        best = codes.index(given) if given is not None else int(probabilities.argmax())
-        return _Language(codes[best], float(probabilities[best]))
+        return self._engine.language_probabilities(audio, self._codes)
 
     def _texts(
         self, audio: ctranslate2.StorageView, windows: Sequence[_Window], languages: Sequence[_Language]
@@ -239,9 +236,13 @@ class Ctranslate2WhisperModel:
         return said
 
     def _words(self, decoded: _Decoded, times: TokenTimes, window: _Window) -> tuple[Word, ...]:
-        seconds = len(window.samples) / SAMPLE_RATE
-        language = decoded.said.language
-        return timed_words(decoded.tokens, times.begins, times.probabilities, self._text, language, seconds)
+        words, first = [], 0
+        for text, count in group_tokens(self._tokenizer, decoded.tokens, decoded.said.language):
+            after = first + count
+            sure = float(np.mean(times.probabilities[first:after]))
+            words.append(Word(text, times.begins[first], times.begins[after], sure))
+            first = after
+        return settle(words, 0.0, sound_span(window.samples))
 
     def _text(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens)
@@ -254,7 +255,7 @@ def _cut(owner: int, clip: Clip) -> Iterator[_Window]:
         raise ValueError(f"a waveform has one axis, not the shape {clip.waveform.shape}")
     for first in range(0, max(len(clip.waveform), 1), WINDOW_SAMPLES):
         samples = clip.waveform[first : first + WINDOW_SAMPLES]
-        yield _Window(owner, clip.recording_id, clip.start_seconds + first / SAMPLE_RATE, samples)
+        yield _Window(owner, first == 0, clip.recording_id, clip.start_seconds + first / SAMPLE_RATE, samples)
 
 
 def _special_tokens(tokenizer: tokenizers.Tokenizer, languages: Sequence[str], task: str) -> _Tokens:
