@@ -21,7 +21,10 @@ from filelock import FileLock
 
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
-SUPPORTED: Final = "whisper (transcripts) and yamnet (embeddings, tags)"
+SUPPORTED: Final = (
+    "whisper (transcripts), yamnet (embeddings, tags), audio-spectrogram-transformer (embeddings, tags) and clap "
+    "(embeddings)"
+)
 
 
 class ModelError(Exception):
@@ -174,6 +177,10 @@ def _kind(name: str, folder: Path) -> str:
         model_type = json.loads((folder / "config.json").read_text()).get("model_type")
         if model_type == "whisper":
             return "whisper"
+        if model_type == "audio-spectrogram-transformer":
+            return "ast"
+        if model_type == "clap":
+            return "clap"
         raise ModelError(f"model {name} is of type {model_type}; supported are {SUPPORTED}")
     if (folder / "classes.csv").exists():
         return "yamnet"

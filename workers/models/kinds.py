@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from workers.models import ast_settings, clap_settings
 from workers.models.model import Loading, Model
 
 
@@ -42,6 +43,18 @@ def _whisper(loading: Loading) -> Model:
     return WhisperModel.load(loading)
 
 
+def _ast(loading: Loading) -> Model:
+    from workers.models.audio_spectrogram_transformer import AudioSpectrogramTransformer
+
+    return AudioSpectrogramTransformer.load(loading)
+
+
+def _clap(loading: Loading) -> Model:
+    from workers.models.clap import Clap
+
+    return Clap.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -53,6 +66,8 @@ def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
 KINDS: Final[dict[str, Kind]] = {
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
+    "ast": Kind(("embeddings", "tags"), 40.0, _ast, ast_settings.check),
+    "clap": Kind(("embeddings",), 10.0, _clap, clap_settings.check),
 }
 
 
