@@ -46,7 +46,7 @@ def segment_of(lake: Path, name: str) -> str:
 
 def test_a_text_ranks_all_segments_and_says_where_they_are(lake: Path, clap: Path) -> None:
     done = phonolake("search", lake, "crowd chanting", "--model", clap, "--json")
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)
     assert (found["compared"], found["left_out"], found["pooling"], found["dim"]) == (5, 0, "mean", 24)
     assert [Path(match["uri"]).name for match in found["matches"]].count("beep.wav") == 1

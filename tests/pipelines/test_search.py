@@ -106,14 +106,17 @@ def test_the_nearest_are_those_that_comparing_all_by_hand_gives(store, monkeypat
     for match in found.matches:
         assert match.score == pytest.approx(scores[match.segment_id], abs=1e-5)
         recording, index = match.segment_id.split("-")
-        assert (match.uri, match.corpus_id) == (f"s3://clips/{recording}.wav", {"r0": "calls", "r1": "prompts"}[recording])
+        assert (match.uri, match.corpus_id) == (
+            f"s3://clips/{recording}.wav",
+            {"r0": "calls", "r1": "prompts"}[recording],
+        )
         assert (match.start_seconds, match.end_seconds) == (10.0 * int(index), 10.0 * int(index) + 10)
     assert (found.compared, found.left_out, found.space.dim) == (2_999, 0, DIM)
 
 
 def test_a_segment_is_not_like_itself_and_equals_come_in_order_of_their_ids(store):
     ids = put_recording(store, "r", 5)
-    put(store, "embeddings", rows_of(dict.fromkeys(ids, [3.0, 4.0])), "00001")
+    put(store, "embeddings", rows_of({one: [3.0, 4.0] for one in ids}), "00001")
     found = similar(store, ids[2], limit=3)
     assert names(found) == [ids[0], ids[1], ids[3]]
     assert [match.score for match in found.matches] == pytest.approx([1, 1, 1])
@@ -151,7 +154,7 @@ def test_only_the_latest_version_of_a_recording_is_found(store):
 
 def test_what_was_computed_again_counts_and_other_revisions_are_left_out(store):
     ids = put_recording(store, "r", 4)
-    put(store, "embeddings", rows_of(dict.fromkeys(ids, [1.0, 0.0])), "00001")
+    put(store, "embeddings", rows_of({one: [1.0, 0.0] for one in ids}), "00001")
     again = dict(zip(ids[:3], [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], strict=True))
     put(store, "embeddings", rows_of(again, revision="r2"), "00002")
     found = similar(store, ids[0])
@@ -170,7 +173,7 @@ def test_a_vector_of_zeros_is_near_to_nothing(store):
 
 def test_frames_are_refused_with_what_to_do(store):
     ids = put_recording(store, "r", 2)
-    vectors = dict.fromkeys(ids, [1.0, 0.0, 0.0, 1.0])
+    vectors = {one: [1.0, 0.0, 0.0, 1.0] for one in ids}
     put(store, "embeddings", rows_of(vectors, pooling="frames", dim=2, n_frames=2, hop_seconds=0.02), "00001")
     with pytest.raises(RecipeError, match="embed with `pooling: mean`"):
         similar(store, ids[0])

@@ -45,7 +45,12 @@ class _TextHalf(ClapTextModelWithProjection):
 
 @dataclass(frozen=True, slots=True)
 class ClapResult:
-    """What was heard in one clip: (windows, dim) float32, each of length one, and the samples that each window holds."""
+    """What was heard in one clip.
+
+    Attributes:
+        embeddings: (windows, dim) float32, each of length one.
+        samples: (windows,), how many samples of sound each window holds.
+    """
 
     embeddings: np.ndarray
     samples: np.ndarray

@@ -50,10 +50,9 @@ class ClapSettings:
         """
         audio, heard = read_config(folder).get("audio_config") or {}, read_preprocessor(folder)
         mel_bins, padding = heard.get("feature_size", 64), heard.get("padding", "repeatpad")
-        if mel_bins != audio.get("num_mel_bins", 64):
-            raise ValueError(
-                f"its feature extractor makes {mel_bins} mel bins, and its network wants {audio.get('num_mel_bins', 64)}"
-            )
+        wanted = audio.get("num_mel_bins", 64)
+        if mel_bins != wanted:
+            raise ValueError(f"its feature extractor makes {mel_bins} mel bins, and its network wants {wanted}")
         if padding not in PADDINGS:
             raise ValueError(f"it pads with {padding}; known are {', '.join(PADDINGS)}")
         rate = heard.get("sampling_rate", 48_000)

@@ -62,5 +62,5 @@ def _window(samples: int, device: torch.device) -> torch.Tensor:
 @torch.inference_mode(False)
 def _mel_filters(mel_bins: int, fft_samples: int, sample_rate: int, device: torch.device) -> torch.Tensor:
     """Triangles straight in mel from 20 Hz to the Nyquist frequency, (fft_samples // 2 + 1, mel_bins)."""
-    filters, _ = get_mel_banks(mel_bins, fft_samples, sample_rate, MEL_LOW, 0.0, 100.0, -500.0, 1.0)
+    filters: torch.Tensor = get_mel_banks(mel_bins, fft_samples, sample_rate, MEL_LOW, 0.0, 100.0, -500.0, 1.0)[0]
     return functional.pad(filters, (0, 1)).T.contiguous().to(device)
