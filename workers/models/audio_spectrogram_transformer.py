@@ -23,7 +23,7 @@ from workers.models.kaldi_fbank import HOP_SECONDS, frame_count, frame_samples, 
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.pooling import embedding_row
 from workers.models.tagging import best_tags
-from workers.models.windows import Window, cut, run_windows, window_budget
+from workers.models.fixed_windows import Window, cut, run_windows, window_budget
 
 LAYER: Final = "pooler_output"  # the mean of the class and the distillation token, after the last layer norm
 _CLASSES: Final = {CLASSIFIER: ASTForAudioClassification, ENCODER: ASTModel}

@@ -25,7 +25,7 @@ from workers.models.checkpoint_files import refuse_gaps
 from workers.models.clap_settings import ClapSettings
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.pooling import embedding_row
-from workers.models.windows import Window, cut, run_windows, window_budget
+from workers.models.fixed_windows import Window, cut, run_windows, window_budget
 
 LAYER: Final = "audio_projection"
 POWER_FLOOR: Final = 1e-10  # mel power below this counts as this: -100 dB

@@ -3,7 +3,7 @@
 import torch
 
 from workers.models.batching import Budget
-from workers.models.windows import Window, cut, run_windows
+from workers.models.fixed_windows import Window, cut, run_windows
 
 
 def test_windows_follow_each_other_to_the_end_of_a_clip():
