@@ -184,6 +184,40 @@ def query(
     _print_table(table)
 
 
+Model = Annotated[str | None, typer.Option("--model", help="Whose embeddings; needed where the lake has several.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="How many segments to show.")]
+
+
+@app.command()
+def search(
+    lake: Lake,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What to listen for, in words.")],
+    model: Model = None,
+    limit: Limit = 10,
+    endpoint_url: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the segments that sound like a text says, by the embeddings of a CLAP model."""
+    from pipelines.search import search as find
+
+    _show_found(find(_store(lake, endpoint_url), text, model, limit), as_json)
+
+
+@app.command()
+def similar(
+    lake: Lake,
+    segment_id: Annotated[str, typer.Argument(metavar="SEGMENT_ID", help="The segment, as in the table segments.")],
+    model: Model = None,
+    limit: Limit = 10,
+    endpoint_url: Endpoint = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find the segments that are most like one segment, by the embeddings of any model."""
+    from pipelines.search import similar as find
+
+    _show_found(find(_store(lake, endpoint_url), segment_id, model, limit), as_json)
+
+
 @app.command()
 def demo(
     lake: Annotated[Path, typer.Option(help="Where to write; made anew each time.")] = Path("demo-lake"),
@@ -223,6 +257,21 @@ def _carry(recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str,
     if seal.returned:
         text += f"\n  {seal.returned:,} recordings return to the next plan"
     _say(summary(seal), text, as_json)
+
+
+def _show_found(found: Any, as_json: bool) -> None:
+    """Print what a search found; `found` is a pipelines.search.Found."""
+    if as_json:
+        facts = asdict(found)
+        _print_json({**facts.pop("space"), **facts})
+        return
+    table = Table("score", "seconds", "segment", "uri", box=None, pad_edge=False)
+    for match in found.matches:
+        seconds = f"{match.start_seconds:.2f}-{match.end_seconds:.2f}"
+        table.add_row(f"{match.score:.4f}", seconds, match.segment_id, escape(match.uri))
+    _print_table(table)
+    others = f"; {found.left_out:,} of another revision, layer or pooling left out" if found.left_out else ""
+    print(f"{found.compared:,} segments compared by {found.space.model}{others}")
 
 
 def _store(lake: str, endpoint_url: str | None) -> Store:

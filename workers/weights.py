@@ -26,9 +26,9 @@ from workers.models.own import NAME, class_digest, own_class, root_folder
 REVISION_HEX: Final = 16
 READ_BYTES: Final = 1 << 20
 SUPPORTED: Final = (
-    "whisper (transcripts; also CTranslate2's), yamnet (embeddings, tags), openl3, vggish and ge2e (embeddings), and "
-    f"the speech encoders {', '.join(speech_settings.MODEL_TYPES)} (embeddings; tags and transcripts with a head for "
-    "them)"
+    "whisper (transcripts; also CTranslate2's), yamnet and audio-spectrogram-transformer (embeddings, tags), openl3, "
+    f"vggish, ge2e and clap (embeddings), and the speech encoders {', '.join(speech_settings.MODEL_TYPES)} (embeddings; "
+    "tags and transcripts with a head for them)"
 )
 OPENL3: Final = "openl3"  # a folder of the cache; no package ships its weights
 
@@ -269,6 +269,10 @@ def _kind(name: str, folder: Path) -> str:
             return "whisper"
         if model_type in speech_settings.MODEL_TYPES:
             return speech_settings.head_of(config)
+        if model_type == "audio-spectrogram-transformer":
+            return "ast"
+        if model_type == "clap":
+            return "clap"
         raise ModelError(f"model {name} is of type {model_type}; supported are {SUPPORTED}")
     for pattern, kind in FILES:
         if any(folder.glob(pattern)):

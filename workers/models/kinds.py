@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from workers.models import ctranslate2_checkpoint
+from workers.models import ast_settings, clap_settings, ctranslate2_checkpoint
 from workers.models.model import Loading, Model
 from workers.models.openl3_settings import check_openl3
 from workers.models.speech_settings import check_speaker, check_speech
@@ -109,6 +109,18 @@ def _ctranslate2_whisper(loading: Loading) -> Model:
     return Ctranslate2WhisperModel.load(loading)
 
 
+def _ast(loading: Loading) -> Model:
+    from workers.models.audio_spectrogram_transformer import AudioSpectrogramTransformer
+
+    return AudioSpectrogramTransformer.load(loading)
+
+
+def _clap(loading: Loading) -> Model:
+    from workers.models.clap import Clap
+
+    return Clap.load(loading)
+
+
 def _no_layers(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse a choice of layers, and options: the model has one embedding and none."""
     if settings.get("layer") is not None:
@@ -139,6 +151,8 @@ KINDS: Final[dict[str, Kind]] = {
     "ge2e": Kind(("embeddings",), 1.3, _ge2e, _no_layers),
     "whisper": Kind(("transcripts",), 8.0, _whisper, check_settings),
     "ctranslate2_whisper": Kind(("transcripts",), 8.0, _ctranslate2_whisper, ctranslate2_checkpoint.check_settings),
+    "ast": Kind(("embeddings", "tags"), 40.0, _ast, ast_settings.check),
+    "clap": Kind(("embeddings",), 10.0, _clap, clap_settings.check),
 }
 
 

@@ -7,32 +7,37 @@ import numpy as np
 POOLINGS: Final = ("mean", "mean_std", "max", "first", "frames")
 
 
-def pool(frames: np.ndarray, pooling: str) -> np.ndarray:
+def pool(frames: np.ndarray, pooling: str, weights: np.ndarray | None = None) -> np.ndarray:
     """Return one vector of frames, shape (n, dim), n at least 1: float32 of shape (dim,).
 
     `mean_std` is the mean with the population standard deviation behind it, shape (2 dim,), as x-vectors pool;
     `frames` keeps all, row-major, shape (n dim,). Sums are in float64, so that how many frames there are costs no
-    precision.
+    precision. `weights`, shape (n,), are what each counts in a mean or deviation; all alike where not given.
     """
     if pooling == "frames":
         return np.ascontiguousarray(frames, np.float32).reshape(-1)
+    weights = np.ones(len(frames)) if weights is None else weights.astype(np.float64)
     if pooling == "first":
         pooled = frames[0]
     elif pooling == "max":
         pooled = frames.max(axis=0)
     else:
-        pooled = frames.mean(axis=0, dtype=np.float64)
+        pooled = np.average(frames, axis=0, weights=weights)
     if pooling == "mean_std":
-        pooled = np.concatenate([pooled, frames.std(axis=0, dtype=np.float64)])
+        variance = np.average((frames - pooled) ** 2, axis=0, weights=weights)
+        pooled = np.concatenate([pooled, np.sqrt(variance)])
     return np.asarray(pooled, np.float32)
 
 
-def embedding_row(frames: np.ndarray, pooling: str, layer: str, hop_seconds: float | None) -> dict[str, Any]:
+def embedding_row(
+    frames: np.ndarray, pooling: str, layer: str, hop_seconds: float | None, weights: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return the row of a segment whose model gave `frames`, shape (n, dim), one every `hop_seconds`."""
+    vector = pool(frames, pooling, weights)
     if pooling != "frames":
-        return vector_row(pool(frames, pooling), pooling, layer)
+        return vector_row(vector, pooling, layer)
     told = {"dim": frames.shape[1], "n_frames": len(frames), "hop_seconds": hop_seconds}
-    return vector_row(pool(frames, pooling), pooling, layer) | told
+    return vector_row(vector, pooling, layer) | told
 
 
 def vector_row(vector: np.ndarray, pooling: str, layer: str) -> dict[str, Any]:
