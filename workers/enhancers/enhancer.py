@@ -8,7 +8,8 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from workers.weights import PACKAGED, ModelError, resolve
+from workers.packaged import PACKAGED
+from workers.weights import ModelError, resolve
 
 
 class Enhancer(Protocol):

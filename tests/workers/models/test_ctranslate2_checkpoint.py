@@ -12,7 +12,8 @@ import pytest
 from workers.models import ctranslate2_checkpoint, ctranslate2_weights
 from workers.models.ctranslate2_checkpoint import Ctranslate2Checkpoint
 from workers.models.kinds import KINDS
-from workers.weights import PACKAGED, ModelError, resolve
+from workers.packaged import PACKAGED
+from workers.weights import ModelError, resolve
 
 SETTINGS = {
     "language": None,

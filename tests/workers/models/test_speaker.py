@@ -17,7 +17,8 @@ from workers.models.kinds import KINDS
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.speaker import SpeakerModel, gain, partial_count
 from workers.models.speaker_weights import convert_packaged
-from workers.weights import PACKAGED, ModelError, resolve
+from workers.packaged import PACKAGED
+from workers.weights import ModelError, resolve
 
 CORPUS = Path(__file__).parents[3] / "pipelines/demo/corpus"
 RATE = 16_000
