@@ -67,7 +67,7 @@ KINDS: Final[dict[str, Kind]] = {
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, _no_layers),
     "whisper": Kind(("transcripts",), 8.0, _whisper, _no_layers),
     "ast": Kind(("embeddings", "tags"), 40.0, _ast, ast_settings.check),
-    "clap": Kind(("embeddings",), 10.0, _clap, clap_settings.check),
+    "clap": Kind(("embeddings",), 4.0, _clap, clap_settings.check),
 }
 
 
