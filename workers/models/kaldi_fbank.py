@@ -49,7 +49,8 @@ def kaldi_fbank(waveforms: torch.Tensor, mel_bins: int, sample_rate: int) -> tor
     frames = (frames - PREEMPHASIS * before) * _window(frame, waveforms.device)
     length = 1 << (frame - 1).bit_length()  # the next power of two, as Kaldi rounds
     power = torch.fft.rfft(frames, n=length).abs().square()
-    return (power @ _mel_filters(mel_bins, length, sample_rate, waveforms.device)).clamp(min=FLOOR).log()
+    mel: torch.Tensor = power @ _mel_filters(mel_bins, length, sample_rate, waveforms.device)
+    return mel.clamp(min=FLOOR).log()
 
 
 @lru_cache

@@ -152,7 +152,7 @@ KINDS: Final[dict[str, Kind]] = {
     "whisper": Kind(("transcripts",), 8.0, _whisper, check_settings),
     "ctranslate2_whisper": Kind(("transcripts",), 8.0, _ctranslate2_whisper, ctranslate2_checkpoint.check_settings),
     "ast": Kind(("embeddings", "tags"), 40.0, _ast, ast_settings.check),
-    "clap": Kind(("embeddings",), 10.0, _clap, clap_settings.check),
+    "clap": Kind(("embeddings",), 4.0, _clap, clap_settings.check),
 }
 
 
