@@ -258,6 +258,14 @@ class Recipe(_Section):
             raise ValueError(f"enhance.tables is {wanted}, and the recipe makes none of these; nobody would hear it")
         return self
 
+    @model_validator(mode="after")
+    def _a_reference_is_of_a_whole_recording(self) -> "Recipe":
+        if self.segments.by != "whole" and any(section.model == REFERENCE for section in self.transcripts):
+            raise ValueError("transcripts: `model: reference` needs segments.by: whole; a text is a whole recording's")
+        if len({section.text_column for section in self.transcripts if section.model == REFERENCE}) > 1:
+            raise ValueError("transcripts: one text_column is aligned in a run")
+        return self
+
     def fingerprint(self) -> str:
         """Return a digest of what decides which rows a run writes; resources and the failure budget do not."""
         budget = {"max_failed_fraction", "tolerated_failures"}

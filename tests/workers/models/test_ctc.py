@@ -1,17 +1,15 @@
 """CTC: the library's own reading of the frames, with times; and known texts where they are said."""
 
-import json
-import string
-
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from speech_checkpoints import CPU, save
 
 from schemas import wire
+from tests.tiny_ctc_model import LETTERS, write_ctc
+from tests.tiny_speech_models import CPU, save
 from workers.actors import PoolMember, PoolSpec
 from workers.models.alignment import Vocabulary, align
 from workers.models.ctc import CtcModel
@@ -19,24 +17,15 @@ from workers.models.model import Clip, Loading, ModelStage
 from workers.weights import ModelError, resolve
 
 RATE = 16_000
-LETTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *string.ascii_uppercase, "'"]
 SETTINGS = {"language": "en", "task": "transcribe", "pack": False, "align_with": None, "options": {}}
 GUESS = ModelStage("transcripts/ctc", "transcripts", SETTINGS)
 REFERENCE = ModelStage("transcripts/reference", "transcripts", SETTINGS | {"align_with": "ctc"})
 EMBED = ModelStage("embeddings/ctc", "embeddings", {"layer": 2, "pooling": "mean", "options": {}})
 
 
-def checkpoint(folder, variant="wav2vec2 with group norm"):
-    """A random CTC checkpoint with a vocabulary, as transformers saves both."""
-    save(folder, variant, "ForCTC", vocab_size=len(LETTERS), pad_token_id=0)
-    (folder / "vocab.json").write_text(json.dumps({letter: number for number, letter in enumerate(LETTERS)}))
-    transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), pad_token="<pad>").save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("ctc"))
+    return write_ctc(tmp_path_factory.mktemp("ctc"))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +72,7 @@ def test_words_lie_in_the_recording_in_their_order(folder, waves):
 
 
 def test_a_long_clip_is_read_in_windows_as_in_one_piece(tmp_path):
-    checkpoint(tmp_path, "wav2vec2 with layer norms")
+    write_ctc(tmp_path, "wav2vec2 with layer norms")
     tensors = load_file(tmp_path / "model.safetensors")
     for name in tensors:
         if "attention.out_proj" in name:  # what is left hears 1.3 s to either side, less than the windows' margins

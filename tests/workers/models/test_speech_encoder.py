@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.workers.models.speech_checkpoints import VARIANTS, loading, noise, outputs, reference, save, stage
+from tests.tiny_speech_models import VARIANTS, loading, noise, outputs, reference, save, stage
 from workers.models.speech_checkpoint import load_network
 from workers.models.speech_encoder import Reading, SpeechEncoder, valid_frames
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from schemas import wire
-from tests.workers.models.speech_checkpoints import loading, noise, outputs, reference, save, stage
+from tests.tiny_speech_models import loading, noise, outputs, reference, save, stage
 from workers.actors import PoolMember, PoolSpec
 from workers.models.kinds import KINDS
 from workers.models.model import Clip
