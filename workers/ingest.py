@@ -51,7 +51,9 @@ class Ingester:
 
     def ingest(self, recordings: Iterable[Recording]) -> Iterator[pa.Table]:
         """Yield wire tables of about `block_seconds` of audio each; every recording ends with its closing row."""
-        block = WireBlock(self._settings.decode.sample_rate, self._settings.reference_column)
+        block = WireBlock(
+            self._settings.decode.sample_rate, self._settings.reference_column, self._settings.segments.max_seconds
+        )
         decoding: deque[_Decoding] = deque()
         with closing(load_ahead(recordings, self._settings.source)) as loaded:
             for answer in self._decoder.stream(self._requests(loaded, decoding, block)):

@@ -1,5 +1,6 @@
 """Collecting segments and closing rows until they are worth an Arrow table of schema schemas.wire.WIRE."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from workers.segments import Segment
 class WireBlock:
     """Collects rows until they are worth an Arrow table of schema schemas.wire.WIRE."""
 
-    def __init__(self, sample_rate: int, reference_column: str | None = None) -> None:
+    def __init__(self, sample_rate: int, reference_column: str | None = None, whole_seconds: float = math.inf) -> None:
+        """Take the manifest's column with what is spoken; who is longer than `whole_seconds` is cut, and has none."""
         self._sample_rate = sample_rate
         self._reference_column = reference_column
+        self._whole_samples = whole_seconds * sample_rate
         self._clear()
 
     def _clear(self) -> None:
@@ -75,8 +78,10 @@ class WireBlock:
         closing = {**_source_columns(recording), "status": "failed", "n_segments": 0, "failure": failure}
         self._rows.append((recording, None, closing))
 
-    def _reference(self, recording: Recording) -> str | None:
-        return dict(recording.metadata).get(self._reference_column) if self._reference_column else None
+    def _reference(self, recording: Recording, segment: Segment) -> str | None:
+        if self._reference_column is None or segment.index or len(segment.pcm) >= self._whole_samples:
+            return None
+        return dict(recording.metadata).get(self._reference_column)
 
     def take(self) -> pa.Table:
         """Return the rows as a table and start afresh."""
@@ -92,7 +97,7 @@ class WireBlock:
             [segment and segment.end / rate for segment in segments],
             [segment and segment.speech_ratio for segment in segments],
             [segment and segment.channel for segment in segments],
-            [segment and self._reference(recording) for recording, segment, _ in rows],
+            [segment and self._reference(recording, segment) for recording, segment, _ in rows],
             _pcm_column(segments),
             [closing for _, _, closing in rows],
         ]
