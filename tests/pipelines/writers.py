@@ -58,6 +58,11 @@ FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None  # fsync costs nothing 
 LATER_STAGES = [Stage("tags", name, {}, None, f"f-{name}") for name in ("second", "third")]
 """What the recipe may gain, in this order."""
 
+CUTS = 3
+"""Ways in which the recipe may cut segments."""
+LONGEST = 30
+"""Seconds that the first of them allows; every other allows one less than the one before."""
+
 
 class Vanished(BaseException):
     """The writer is gone; not an Exception, so that nothing on the way stops it."""
@@ -289,6 +294,8 @@ class World:
         ever: every object there ever was, by (uri, etag).
         healed: nothing fails any more that might not.
         gained: how many of LATER_STAGES the recipe has.
+        cut: in which of CUTS ways it cuts segments.
+        returned: whether an object was ever put back to an earlier version.
         executions: all there were, by number, with what they made of each recording.
         posted: all tasks of all attempts.
         proofs: receipts that were written, by path: what they prove.
@@ -300,6 +307,8 @@ class World:
     ever: dict[tuple[str, str], Thing] = field(default_factory=dict)
     healed: bool = False
     gained: int = 0
+    cut: int = 0
+    returned: bool = False
     executions: dict[int, tuple[Execution, dict[str, Computed]]] = field(default_factory=dict)
     posted: list[Posted] = field(default_factory=list)
     proofs: dict[str, "Proof"] = field(default_factory=dict)
@@ -309,6 +318,14 @@ class World:
         """Write an object, or another version of it."""
         thing = Thing(uri, f"v{len(self.ever)}", nature)
         self.things[uri] = self.ever[uri, thing.etag] = thing
+
+    def put_back(self, uri: str) -> None:
+        """Write an earlier version of an object again, if there is one that does not stand now."""
+        now = self.things.get(uri)
+        earlier = [thing for (name, _), thing in self.ever.items() if name == uri and thing != now]
+        if earlier:
+            self.returned = True
+            self.things[uri] = earlier[self.chance("back", uri, now) % len(earlier)]
 
     def listing(self) -> pa.Table:
         """The source as it is now."""
@@ -323,15 +340,15 @@ class World:
     @property
     def stages(self) -> list[Stage]:
         """The recipe's stages as they are now."""
-        return [*STAGES, *LATER_STAGES[: self.gained]]
+        return cut_so(self.cut, [*STAGES, *LATER_STAGES[: self.gained]])
 
     @property
     def recipe(self) -> Recipe:
         """The recipe as it is now."""
         models = [{"model": stage.name} for stage in self.stages[1:]]
-        limits = {"max_failed_fraction": 1.0}
+        more = {"limits": {"max_failed_fraction": 1.0}, "segments": {"max_seconds": LONGEST - self.cut}}
         parts = {"corpus": CORPUS, "source": {"uri": "/audio/"}, "lake": {"uri": "/lake"}}
-        return parse_recipe({**parts, "tags": models, "limits": limits}, "a world's recipe")
+        return parse_recipe({**parts, **more, "tags": models}, "a world's recipe")
 
     def chance(self, *of: Any) -> int:
         """A number that depends on nothing else."""
@@ -388,6 +405,11 @@ class World:
                 failed.add((stage, 0))
         outcome = "partial" if nature == "damaged" else "ok"
         return Computed(outcome, 0 if nature == "silent" else n_segments, frozenset(failed))
+
+
+def cut_so(cut: int, stages: list[Stage]) -> list[Stage]:
+    """The stages where segments are cut in another way: their fingerprints, and of all that stands on them, differ."""
+    return [replace(stage, fingerprint=f"{stage.fingerprint}-cut-{cut}") if cut else stage for stage in stages]
 
 
 @dataclass(frozen=True)
@@ -556,7 +578,8 @@ def _without_ray(patches: pytest.MonkeyPatch, world: World, numbers: random.Rand
     """
 
     def stages_of(recipe: Recipe) -> list[Stage]:
-        return [STAGES[0], *(stage for stage in (STAGES[1], *LATER_STAGES) if stage.name in str(recipe.tags))]
+        named = [stage for stage in (STAGES[1], *LATER_STAGES) if stage.name in str(recipe.tags)]
+        return cut_so(LONGEST - int(recipe.segments.max_seconds), [STAGES[0], *named])
 
     def surveyed(store: Store, plan: Plan, *, try_again: bool) -> State:
         proofs = list(world.proofs)
