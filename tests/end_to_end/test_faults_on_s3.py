@@ -32,11 +32,10 @@ PART_BYTES = 5 << 20  # the least that S3 takes for a part but the last
 def cases() -> list[tuple[Place, Trouble]]:
     """Every call that writes, with each trouble that it may have; of each call one, in turn, if not ALL."""
     troubles = [trouble for trouble in TROUBLES if trouble.name in NAMES]
-    found, turn = [], 0
-    for place in (place for place in places() if place.act in WRITES):
+    found = []
+    for turn, place in enumerate(place for place in places() if place.act in WRITES):
         able = [trouble for trouble in troubles if place.act in trouble.acts]
         found += [(place, trouble) for trouble in (able if ALL else [able[turn % len(able)]])]
-        turn += 1
     return found
 
 
@@ -143,7 +142,7 @@ def wire(s3: S3Server, bucket: str) -> Iterator[tuple[Wire, Store, Store]]:
     thread.join()
 
 
-@pytest.mark.parametrize("times", [1, 6])
+@pytest.mark.parametrize("times", [1, 6])  # more than s3fs tries by itself
 def test_a_small_object_whose_answer_is_lost_is_ours(wire: tuple[Wire, Store, Store], times: int) -> None:
     lossy, store, direct = wire
     lossy.loses, lossy.times = r"PUT \S*/verdict.json", times
@@ -163,8 +162,14 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-@pytest.mark.parametrize("step", [r"POST \S*\?uploads", r"PUT \S*partNumber=2", r"POST \S*\?uploadId"])
-@pytest.mark.parametrize("times", [1, 6])
+BEGIN, PART, COMPLETE = r"POST \S*\?uploads", r"PUT \S*partNumber=2", r"POST \S*\?uploadId"
+
+
+@pytest.mark.parametrize(
+    ("step", "times"),
+    [(BEGIN, 1), (PART, 1), (COMPLETE, 1), (COMPLETE, 6)],
+    ids=["begin", "part", "complete", "complete six times"],
+)
 def test_a_large_object_is_whole_and_ours_whichever_answer_of_its_upload_is_lost(
     wire: tuple[Wire, Store, Store], large: Path, step: str, times: int
 ) -> None:
@@ -189,6 +194,6 @@ def test_of_two_large_objects_the_second_is_refused_though_the_first_ones_answer
 ) -> None:
     lossy, store, direct = wire
     assert direct.create_from("data/large", other(large))
-    lossy.loses, lossy.times = r"POST \S*\?uploadId", 1
+    lossy.loses, lossy.times = COMPLETE, 1
     assert not store.create_from("data/large", large)
     assert direct.read("data/large") == bytes(large.stat().st_size)
