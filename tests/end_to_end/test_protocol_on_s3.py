@@ -21,4 +21,4 @@ class RunProtocolOnS3(RunProtocol):
 def test_whatever_writers_do_on_s3_every_row_is_there_once(s3: S3Server) -> None:
     s3.filesystem().mkdir("protocol")
     phases = [Phase.explicit, Phase.reuse, Phase.generate]  # to find less of what fails would take an hour
-    run_state_machine_as_test(RunProtocolOnS3, settings=profile(30 if CHAOS else 3, 3, phases=phases))
+    run_state_machine_as_test(RunProtocolOnS3, settings=profile(30 if CHAOS else 4, 3, phases=phases))

@@ -242,10 +242,14 @@ class SteppingDisk(Stepping, Disk):
 
     def delete(self, folder: str) -> None:
         """Delete at once, or file by file, when what is written meanwhile is in the way."""
-        if not self.torn or self.full(folder).is_file():
+        if not self.torn and not self.full(folder).is_file():
             super().delete(folder)
             return
         self.stop(f"delete {folder}")
+        if self.full(folder).is_file():
+            Disk.delete(self, folder)
+            self.touched(folder)
+            return
         for path in sorted(Disk.list(self, folder)):
             self.stop(f"delete {path}")
             self.full(path).unlink(missing_ok=True)
