@@ -452,7 +452,11 @@ class RunProtocol(RuleBasedStateMachine):
     def writers_meet_when_objects_are_put_back(
         self, uris: set[str], gained: int, others: list[tuple[str, ...]], moves: bytes
     ) -> None:
-        """Objects change for a night, and are as they were, under the same etags; some that were gone come back."""
+        """Objects change for a night, and are as they were, under the same etags; some that were gone come back.
+
+        The recipe had every stage before, and may have fewer now.
+        """
+        self.world.gained = len(LATER_STAGES)
         self.a_night_passes()
         for uri in sorted(uris & self.world.things.keys()):
             self.world.put(uri, "sound")
@@ -465,16 +469,21 @@ class RunProtocol(RuleBasedStateMachine):
     @rule(
         cut=st.integers(0, CUTS - 1),
         gained=GAINED,
+        goes_back=st.booleans(),
         tries_again=st.booleans(),
         others=OTHERS,
         moves=st.binary(min_size=30, max_size=60),
     )
     def writers_meet_when_the_recipe_cuts_otherwise(
-        self, cut: int, gained: int, tries_again: bool, others: list[tuple[str, ...]], moves: bytes
+        self, cut: int, gained: int, goes_back: bool, tries_again: bool, others: list[tuple[str, ...]], moves: bytes
     ) -> None:
-        """Segments are cut in another way, or as they were before; the recipe may lose stages and have them again."""
+        """Segments are cut in another way, or in another for a night and then as before; stages may go meanwhile."""
+        before, self.world.gained = self.world.cut, len(LATER_STAGES)
         self.a_night_passes()
-        self.world.cut, self.world.gained = cut, gained
+        if goes_back:
+            self.world.cut = cut
+            self.a_night_passes()
+        self.world.cut, self.world.gained = before if goes_back else cut, gained
         if tries_again:  # before a run has met the new cut, on which nothing has failed
             self.repeat("retry", "unreadable", "fetch_failed", "model_failed", times=1)
         self.writers_meet(others, moves)
