@@ -33,7 +33,8 @@ bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about an
 
 ROUNDS ?= 200
 chaos: $(DEV_READY) ## kill the real command at random times, hundreds of rounds (ROUNDS=20 for fewer)
-	PHONOLAKE_CHAOS=1 $(BIN)/python -m pytest tests/pipelines/test_protocol.py tests/pipelines/test_interleavings.py
+	PHONOLAKE_CHAOS=1 $(BIN)/python -m pytest tests/pipelines/test_protocol.py tests/pipelines/test_interleavings.py \
+		tests/end_to_end/test_protocol_on_s3.py tests/end_to_end/test_faults_on_s3.py
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS)
 
 SECONDS ?= 600

@@ -51,6 +51,8 @@ def forecast(recipe: Recipe) -> dict[str, Any]:
 
 def _estimate_hours(recipe: Recipe, delta: Delta) -> float | None:
     """Return hours, from decoding evenly spaced objects; None where none of them decodes."""
+    if not delta.recordings.num_rows:
+        return 0.0
     step = max(1, delta.recordings.num_rows // SAMPLE)
     sample = delta.recordings.take(list(range(0, delta.recordings.num_rows, step))).to_pylist()
     fetched = list(_fetched(sample, source_settings(recipe)))

@@ -20,10 +20,14 @@ last_bases AS (
     SELECT recording_id, max(run) AS run, arg_max(base, run) AS base, arg_max(outcome, run) AS outcome
     FROM bases WHERE base IS NOT NULL GROUP BY recording_id
 ),
-since AS (  -- stages tried, and those done, on the segments of that time
-    SELECT l.recording_id, flatten(list(l.stages)) AS tried,
+successes AS (SELECT recording_id, max(run) AS run FROM ledger WHERE outcome <> 'failed' GROUP BY recording_id),
+since AS (  -- stages tried, and those done, on the segments of that time; a later success takes a failure's place
+    SELECT l.recording_id,
+        coalesce(flatten(list(l.stages) FILTER (l.outcome <> 'failed' OR s.run IS NULL OR l.run > s.run)), []) AS tried,
         coalesce(flatten(list(l.stages) FILTER (l.outcome <> 'failed')), []) AS done
-    FROM ledger l JOIN last_bases b ON b.recording_id = l.recording_id AND l.run >= b.run GROUP BY l.recording_id
+    FROM ledger l JOIN last_bases b ON b.recording_id = l.recording_id AND l.run >= b.run
+        LEFT JOIN successes s ON s.recording_id = l.recording_id
+    GROUP BY l.recording_id
 ),
 newest AS (SELECT uri, arg_max(recording_id, run) AS recording_id FROM ledger GROUP BY uri),
 standing AS (
@@ -34,7 +38,10 @@ standing AS (
 """
 """`standing`, from `ledger` and the parameter `base` (the key of the stage that cuts segments): what counts of each
 recording. `holds` is false where the recipe cuts otherwise than the last run did, or where a run since then saw the
-uri at another version: then nothing that was done counts, since its segments are not those that are current."""
+uri at another version: then nothing that was done counts, since its segments are not those that are current.
+
+A stage of a run that failed on the whole recording counts as tried until a later run succeeds on it with other stages:
+then that failure is no longer among the current ones, where a retry would find it, and the next run does the stage."""
 
 
 def load_ledger(store: Store, runs: Runs) -> pa.Table:

@@ -1,4 +1,7 @@
-"""`make chaos`: rounds of random kills, a line each; `--first N --rounds 1` with its seed does round N again."""
+"""`make chaos`: rounds of random kills, a line each; `--first N --rounds 1` with its seed does round N again.
+
+Every S3_EVERY-th round has its lake on a real S3 server.
+"""
 
 import argparse
 import shutil
@@ -12,6 +15,7 @@ from tests.chaos.chain import new_chain
 from tests.chaos.command import embedded, joined
 from tests.chaos.corpus import make_corpus
 from tests.chaos.rounds import carry_out, draw
+from tests.end_to_end.conftest import serving
 
 
 def main() -> int:
@@ -21,14 +25,17 @@ def main() -> int:
     corpus, failed = make_corpus(folder / "corpus"), 0
     print(f"seed {arguments.seed}, in {folder}", flush=True)
     with ExitStack() as stack:
+        stack.enter_context(serving(folder / "s3")).filesystem().mkdir("chaos")
         sites = [stack.enter_context(where(folder / where.__name__)) for where in (joined, embedded)]
         calm = [new_chain(site, folder / f"calm-{number}", corpus) for number, site in enumerate(sites)]
         seconds = [_timed(chain.ends_well) for chain in calm]
         print(f"undisturbed: {seconds[0]:.1f} s joined, {seconds[1]:.1f} s embedded", flush=True)
         for number in range(arguments.first, arguments.first + arguments.rounds):
             one, place, started = draw(arguments.seed, number), folder / f"round-{number}", time.monotonic()
+            lake = f"s3://chaos/round-{number}" if one.on_s3 else None
             try:
-                carry_out(one, new_chain(sites[one.embedded], place, corpus), calm[0].lake, seconds[one.embedded])
+                chain = new_chain(sites[one.embedded], place, corpus, lake=lake)
+                carry_out(one, chain, calm[0].lake, seconds[one.embedded])
             except AssertionError as error:
                 failed += 1
                 print(f"{one}  FAILED, see {place}: {error}", flush=True)

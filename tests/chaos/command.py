@@ -52,10 +52,13 @@ class Command:
         """Let the twin of a dead worker do its act."""
         (self.folder / f"{number}.wake").touch()
 
+    def output(self) -> str:
+        """Return all that it printed."""
+        return (self.folder / "output").read_text()
+
     def said(self) -> str:
         """Return its exit code and the end of its output."""
-        text = (self.folder / "output").read_text()
-        return f"exit code {self.process.poll()}; {text[-1500:]}"
+        return f"exit code {self.process.poll()}; {self.output()[-1500:]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ from pipelines.store import Store
 from tests.chaos.chain import new_chain
 from tests.chaos.command import Site, embedded, joined
 from tests.chaos.corpus import make_corpus
-from tests.end_to_end.conftest import S3Server
-from tests.end_to_end.conftest import s3 as s3_of_others
+from tests.end_to_end.conftest import S3Server, serving
 
 AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 
@@ -20,16 +18,15 @@ AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The end-to-end tests' S3 server, a second one that leaves this process's environment alone."""
-    serving = s3_of_others.__wrapped__(tmp_path_factory)
+    running = serving(tmp_path_factory.mktemp("s3"))
     with pytest.MonkeyPatch.context() as before:
         for name in AWS_VARIABLES:
             before.delenv(name, raising=False)
-        server = next(serving)
+        server = running.__enter__()
         server.filesystem().mkdir("chaos")
     yield server
     kept = {name: os.environ[name] for name in AWS_VARIABLES if name in os.environ}
-    with suppress(StopIteration):
-        next(serving)
+    running.__exit__(None, None, None)
     os.environ.update(kept)
 
 

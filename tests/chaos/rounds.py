@@ -19,6 +19,8 @@ WORKER = "worker"
 ACTS = {"read": 12, "open": 12, "list": 8, "write": 60, "write_file": 6, "copy": 1, "delete": 1, "model": 6}
 """How often each act is done in an undisturbed run, or less."""
 MOST_KILLS = 4
+S3_EVERY = 4
+"""Of so many rounds one has its lake on S3."""
 TALLY = "ray::Tally"
 PATIENCE_SECONDS = 900.0  # for a command; a machine may be busy
 
@@ -43,9 +45,14 @@ class Round:
     embedded: bool
     kills: tuple[Strike | Bomb, ...]
 
+    @property
+    def on_s3(self) -> bool:
+        """Whether its lake lies on S3."""
+        return self.number % S3_EVERY == 0
+
     def __str__(self) -> str:
-        where = "embedded" if self.embedded else "joined"
-        return f"seed {self.seed} round {self.number:4d} {where:8s} {', '.join(map(str, self.kills))}"
+        where, lake = "embedded" if self.embedded else "joined", "s3" if self.on_s3 else "disk"
+        return f"seed {self.seed} round {self.number:4d} {where:8s} {lake:4s} {', '.join(map(str, self.kills))}"
 
 
 def draw(seed: int, number: int) -> Round:

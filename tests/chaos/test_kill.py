@@ -93,6 +93,10 @@ def test_a_command_whose_ray_dies_ends_with_1_and_the_next_one_finishes(
     command = alone.run(chain.recipe, [bomb("write:after:staging/*/receipts/*:2:raylet")])
     assert command.went_off()
     assert command.process.returncode == 1, command.said()  # by our error, or at once by Ray's, which says nothing
+    said = command.output()
+    assert "Traceback" not in said, said
+    if "phonolake:" in said:
+        assert "run the same command to resume" in said, said
     assert chain.look().done
     chain.finish(undisturbed)
 

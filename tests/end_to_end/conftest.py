@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,13 +48,20 @@ def _is_free(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS with one identity, so that wrong credentials are refused."""
-    folder = tmp_path_factory.mktemp("s3")
+    """A server for all tests, whose credentials stand in the environment."""
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[S3Server]:
+    """SeaweedFS with one identity, so that wrong credentials are refused; meanwhile the environment names it."""
     identity = {
         "name": "test",
         "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
+    folder.mkdir(exist_ok=True)
     (folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
     port, *others = free_ports(4)
     names = ("-master.port", "-volume.port", "-filer.port")

@@ -8,10 +8,15 @@ import subprocess
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
+import ray
+import soundfile
 
+import pipelines.run
 from pipelines.cli import app
 from pipelines.errors import PhonolakeError
+from pipelines.store import Store
 from tests.end_to_end.conftest import S3Server
 from tests.end_to_end.test_command_line import DEMO, write
 from tests.end_to_end.test_command_line import phonolake as separate_phonolake
@@ -162,3 +167,57 @@ def test_a_lake_that_cannot_be_written_ends_with_1_and_is_resumed(recipe: Path) 
     os.unlink(lake / "staging")
     assert phonolake("run", recipe).returncode == 0
     sound(lake)
+
+
+MANY = 300
+
+
+@pytest.fixture(params=["disk", "s3"])
+def many(request: pytest.FixtureRequest, tmp_path: Path, s3: S3Server, cluster: None) -> tuple[Path, Store]:
+    """A recipe over many short recordings, and its lake: both on the disk, or both on S3."""
+    (tmp_path / "clips").mkdir()
+    for number in range(MANY):
+        samples = np.random.default_rng(number).normal(0, 0.1, 800)
+        soundfile.write(tmp_path / "clips" / f"{number:03d}.wav", samples, 8000, "PCM_16")
+    root = str(tmp_path)
+    if request.param == "s3":
+        root = "s3://quiet"
+        s3.filesystem().mkdir("quiet")
+        s3.filesystem().put(f"{tmp_path / 'clips'}/", "quiet/clips/", recursive=True)
+    content = {"corpus": "clips", "source": {"uri": f"{root}/clips/"}, "lake": {"uri": f"{root}/lake"}}
+    return write(tmp_path, {**content, "segments": {"by": "whole"}}), Store(f"{root}/lake")
+
+
+def signatures(lake: Store) -> dict[str, tuple[object, ...]]:
+    """Everything that lies in a lake, with what tells whether it was written again."""
+    if lake.is_local:
+        found = {path: os.stat(lake.full(path)) for path in lake.list("")}
+        return {path: (stat.st_size, stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+    objects = lake.backend.filesystem.find(lake.full("").rstrip("/"), detail=True)  # type: ignore[attr-defined]
+    return {path: (entry["size"], entry["ETag"], str(entry["LastModified"])) for path, entry in objects.items()}
+
+
+def test_a_night_with_nothing_new_ends_with_0_starts_no_ray_and_writes_nothing(
+    many: tuple[Path, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, lake = many
+    done = phonolake("run", recipe, "--json")
+    assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, MANY), done.stderr
+    before = signatures(lake)
+    assert len(before) > 5
+
+    def start(*args: object, **options: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(pipelines.run, "connect", start)
+    monkeypatch.setattr(ray, "init", start)
+    again = phonolake("run", recipe)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "nothing new" in again.stdout
+    for command in ("plan", "retry", "abandon"):
+        assert phonolake(command, recipe).returncode == 0
+    assert signatures(lake) == before
+
+    with pytest.raises(AssertionError, match="Ray was started"):  # or this would prove nothing
+        phonolake("run", recipe, "--set", "spectrograms=[{kind: mfcc}]")
+    assert signatures(lake) == before

@@ -232,7 +232,7 @@ def contents(store: Store) -> dict[str, list[str]]:
         if path.endswith(".json"):
             json.loads(store.read(path))
         elif path.endswith(".parquet"):
-            pq.read_metadata(store.full(path))
+            pq.read_metadata(pa.BufferReader(store.read(path)))
     published = store.list(layout.DATA)
     for run in runs.names:
         sealed, plan = load_seal(store, CORPUS, run), load_plan(store, CORPUS, run)
@@ -253,6 +253,16 @@ def rows_of(table: pa.Table) -> list[str]:
     return [repr(row) for row in table.to_pylist()]
 
 
+def signatures(backend: Disk | S3) -> dict[str, tuple[Any, ...]]:
+    """Return the objects under data/ with what tells whether they are others than before."""
+    if isinstance(backend, S3):
+        found = backend.filesystem.find(backend.full(layout.DATA), detail=True)
+        objects = {path: entry for path, entry in found.items() if entry["type"] != "directory"}
+        return {path[len(backend.root) + 1 :]: (entry["ETag"], entry["size"]) for path, entry in objects.items()}
+    stats = {path: os.stat(backend.full(path)) for path in backend.list(layout.DATA)}
+    return {path: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for path, stat in stats.items()}
+
+
 class Watch:
     """Looks at data/ after every call that may change it: a file can be read and stays as it is, no row is twice.
 
@@ -260,8 +270,8 @@ class Watch:
     """
 
     def __init__(self, store: Store) -> None:
-        self._disk = store.backend
-        self._files: dict[str, tuple[int, int, int]] = {}
+        self._backend = store.backend
+        self._files: dict[str, tuple[Any, ...]] = {}
         self._bytes: dict[str, bytes] = {}
         self._rows: Counter[tuple[str, ...]] = Counter()
         self.wrong: list[str] = []  # asserting here would look like a store that fails
@@ -269,12 +279,10 @@ class Watch:
     def __call__(self, call: Call) -> None:
         if call.act not in WRITES:
             return
-        found = self._disk.list(layout.DATA)
+        found = signatures(self._backend)
         if gone := self._files.keys() - found.keys():
             self.wrong.append(f"after {call}: {gone} is gone")
-        for path in found:
-            stat = os.stat(self._disk.full(path))
-            signature = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        for path, signature in found.items():
             if self._files.get(path) != signature:
                 self._files[path] = signature
                 self._look(call, path)
@@ -284,11 +292,11 @@ class Watch:
     def _named_beside(self, path: str) -> set[str]:
         """Return the files that the verdict on a run names, of which `recordings` is to be published last."""
         run = Path(path).name[: layout.RUN_DIGITS]
-        verdict = records.read_verdict(self._disk.read(layout.verdict_file(CORPUS, run)))
+        verdict = records.read_verdict(self._backend.read(layout.verdict_file(CORPUS, run)))
         return {file.path for file in verdict.files}
 
     def _look(self, call: Call, path: str) -> None:
-        data = self._disk.read(path)
+        data = self._backend.read(path)
         if path in self._bytes:
             if data != self._bytes[path]:
                 self.wrong.append(f"after {call}: {path} is another file")
@@ -516,8 +524,12 @@ def test_the_matrix_has_every_step_of_the_protocol():
 
 
 def test_what_passes_within_the_tries_changes_nothing(hands, folder, place, trouble):
-    chapter = chapters()[place.chapter]
-    watch = Watch(store := restored(chapter.start, folder))
+    check_passes(hands, restored(chapters()[place.chapter].start, folder), place, trouble)
+
+
+def check_passes(hands: Hands, store: Store, place: Place, trouble: Trouble) -> None:
+    """Live through a chapter with a trouble that passes."""
+    chapter, watch = chapters()[place.chapter], Watch(store)
     failing, backend = faulty(store, fault_at(place, trouble), after_each=watch)
     chapter.act(hands, failing)
     assert backend.struck
@@ -527,8 +539,12 @@ def test_what_passes_within_the_tries_changes_nothing(hands, folder, place, trou
 
 
 def test_what_stays_is_told_and_the_same_command_then_finishes(hands, folder, place, trouble):
-    chapter = chapters()[place.chapter]
-    watch = Watch(store := restored(chapter.start, folder))
+    check_stays(hands, restored(chapters()[place.chapter].start, folder), place, trouble)
+
+
+def check_stays(hands: Hands, store: Store, place: Place, trouble: Trouble) -> None:
+    """Live through a chapter with a trouble that stays, and again without it."""
+    chapter, watch = chapters()[place.chapter], Watch(store)
     failing, backend = faulty(store, fault_at(place, trouble), after_each=watch)
     try:
         chapter.act(hands, failing)

@@ -144,6 +144,13 @@ def test_a_recording_that_decoded_once_gets_a_new_stage_though_another_stage_fai
     assert found == {id_of("/a#1"): [stage.id for stage in STAGES[1:]]}
 
 
+def test_a_stage_that_failed_with_its_recording_is_planned_again_once_another_stage_succeeded_on_it(store):
+    wanted = [*STAGES, *(Stage("tags", name, {}, None, f"f-{name}") for name in ("second", "third"))]
+    second, third = ("tags/second@f-second"), ("tags/third@f-third")
+    runs = sealed(store, {"/a#1": ("ok", KEYS)}, {"/a#1": ("failed", [second])}, {"/a#1": ("ok", [third])})
+    assert needed(find_delta(store, runs, CORPUS, listing("/a#1"), wanted)) == {id_of("/a#1"): ["tags/second"]}
+
+
 def test_a_failed_object_that_changed_is_planned_again(store):
     runs = sealed(store, {"/bad#1": ("failed", KEYS)})
     assert list(needed(find_delta(store, runs, CORPUS, listing("/bad#2"), STAGES))) == [id_of("/bad#2")]

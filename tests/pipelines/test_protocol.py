@@ -9,6 +9,9 @@ import hashlib
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +20,7 @@ from hand_made import CORPUS, STAGES, Row
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
-from writers import LATER_STAGES, NATURES, AttemptStopped, Bench, Computed, Execution, World, Writer
+from writers import CUTS, LATER_STAGES, NATURES, AttemptStopped, Bench, Computed, Execution, World, Writer
 
 from pipelines.errors import OpenRunConflict, StoreError
 from pipelines.lake import open_lake
@@ -41,6 +44,27 @@ def must(holds: object, what: str) -> None:
         raise Wrong(what)
 
 
+@dataclass
+class Standing:
+    """What sealed runs did of a recording since it was cut into segments last, or could not be.
+
+    Attributes:
+        run: the run that cut it: of its segments and of what stands on them there is one row each since then.
+        base: in which way, the key of the stage.
+        failed: whether it could not.
+        done: stages that were.
+        tried: those, and what failed since with the whole recording.
+        parts: (stage, segment_index) that failed and were not done later.
+    """
+
+    run: str
+    base: str
+    failed: bool = True
+    tried: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+    parts: set[tuple[str, int]] = field(default_factory=set)
+
+
 class Watch:
     """What a lake must be at every moment, by its bytes under data/ and runs/; and a model of what its runs did.
 
@@ -48,8 +72,8 @@ class Watch:
         seen: every object there was, with its bytes.
         rows: the published rows, by run, recording and table.
         plans, verdicts, seals: the records by run.
-        done: which stages sealed runs did of a recording, by its id.
-        parts: (stage, segment_index) that failed in sealed runs and were not done later, by recording.
+        standing: what counts of each recording, by its id.
+        newest: the recording that the last sealed run met at a uri.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -59,8 +83,8 @@ class Watch:
         self.plans: dict[str, Plan] = {}
         self.verdicts: dict[str, Verdict] = {}
         self.seals: dict[str, Seal] = {}
-        self.done: dict[str, set[str]] = defaultdict(set)
-        self.parts: dict[str, set[tuple[str, int]]] = defaultdict(set)
+        self.standing: dict[str, Standing] = {}
+        self.newest: dict[str, str] = {}
         self._homes: dict[tuple, str] = {}
         self._tables: dict[str, list[Row]] = {}
 
@@ -69,8 +93,7 @@ class Watch:
         watch = Watch(bench)
         watch.seen, watch.plans, watch.verdicts = dict(self.seen), dict(self.plans), dict(self.verdicts)
         watch.seals, watch._homes, watch._tables = dict(self.seals), dict(self._homes), dict(self._tables)
-        watch.done.update({recording: set(stages) for recording, stages in self.done.items()})
-        watch.parts.update({recording: set(parts) for recording, parts in self.parts.items()})
+        watch.standing, watch.newest = deepcopy(self.standing), dict(self.newest)
         for run, recordings in self.rows.items():
             for recording, tables in recordings.items():
                 watch.rows[run][recording] = {table: list(rows) for table, rows in tables.items()}
@@ -92,17 +115,16 @@ class Watch:
             self._look_at(path)
 
     def _look_at(self, path: str) -> None:
-        full = self._store.full(path)
         if path.startswith(layout.STAGING):
             run = path.split("/")[2]
-            must(run in self.seals or os.path.exists(full), f"{path} was deleted while its run was open")
+            must(run in self.seals or self._store.exists(path), f"{path} was deleted while its run was open")
             return
-        if not os.path.exists(full):
+        try:
+            data = self._store.read(path)
+        except FileNotFoundError:
             must(self._is_orphan(path), f"{path} was deleted")
             self.seen.pop(path, None)
             return
-        with open(full, "rb") as file:
-            data = file.read()
         if path in self.seen:
             must(data == self.seen[path], f"{path} changed")
             return
@@ -129,20 +151,22 @@ class Watch:
         return self._tables[path]
 
     def _published(self, path: str, data: bytes) -> None:
-        """Every row once: of a recording, segment and tag in the whole lake, of a failure in its run."""
+        """Every row once: of a recording, segment and tag since the recording was cut last, of a failure in its run."""
         table, run = path.split("/")[1], path.split("/")[-1].split("-")[0]
         must(run in self.verdicts, f"{path} was published before there was a verdict")
         must(run not in self.seals, f"{path} was published after the seal")
         if table == "recordings":  # who finds a recording finds the rest of it
             others = {file.path for file in self.verdicts[run].files if file.table != table}
             must(others <= self.seen.keys(), f"{path} was published before {others - self.seen.keys()}")
+        planned = {row["recording_id"]: row for row in self.table(self.plans[run].recordings_file)}
         for row in self.table(path):
             recording, segment = row["recording_id"], row.get("segment_id")
             must(row["run_id"] == run, f"{path} holds a row of run {row['run_id']}")
+            since = run if BASE in planned[recording]["stages"] else self.standing[recording].run
             key = {
-                "recordings": (recording,),
-                "segments": (segment,),
-                "tags": (segment, row.get("model"), row.get("label")),
+                "recordings": (since, recording),
+                "segments": (since, segment),
+                "tags": (since, segment, row.get("model"), row.get("label")),
                 "failures": (run, recording, segment, row.get("stage")),
             }[table]
             other = self._homes.get((table, *key))
@@ -159,9 +183,27 @@ class Watch:
         planned = self.table(plan.recordings_file)
         must(len(planned) == plan.recordings == len({row["recording_id"] for row in planned}), "planned twice")
         for row in planned:
-            done, parts = self.done[row["recording_id"]], self.parts[row["recording_id"]]
-            wanted = {(one.split("#")[0], int(one.split("#")[1])) for one in row["only"] or ()}
-            must(row["stages"] and (wanted <= parts if row["only"] else not done & set(row["stages"])), f"{row} again")
+            self._check_planned(plan, row)
+
+    def _check_planned(self, plan: Plan, row: Row) -> None:
+        """What stands is not done again, and of what does not stand everything is."""
+        stages = [stage.id for stage in plan.stages]
+        stands = self.stands(row["recording_id"], row["uri"], base_of(plan.stages))
+        if not stands:
+            must(row["stages"] == stages and not row["only"] and not plan.retry, f"{row} does not stand")
+        elif row["only"]:
+            wanted = {(one.split("#")[0], int(one.split("#")[1])) for one in row["only"]}
+            must(plan.retry and wanted <= stands.parts, f"{row} again")
+        elif plan.retry:
+            must(row["stages"] and not stands.done & set(row["stages"]), f"{row} again")
+        else:
+            lacking = [stage for stage in stages if stage not in stands.tried]
+            must(lacking and row["stages"] == lacking and not stands.failed, f"{row} again, it lacks {lacking}")
+
+    def stands(self, recording: str, uri: str, base: str) -> Standing | None:
+        """What was done of a recording, if it is what was met last at its uri, and was cut so last."""
+        standing = self.standing.get(recording)
+        return standing if standing and standing.base == base and self.newest[uri] == recording else None
 
     def _decided(self, path: str, data: bytes) -> None:
         self.verdicts[path.split("/")[2]] = records.read_verdict(data)
@@ -181,8 +223,17 @@ class Watch:
         for recording, attempt in chosen.items():
             must(attempt in complete[recording], f"{recording} is not complete in attempt {attempt}")
             must(complete[recording][attempt] or not any(complete[recording].values()), f"{recording} succeeded")
+            self._book(planned[recording], plan)
             self._check_recording(planned[recording], Execution(0, run, attempt), verdict)
         self._check_books(seal, plan, chosen, planned)
+
+    def _book(self, planned: Row, plan: Plan) -> None:
+        """Note that a run met a recording and tried stages on it."""
+        recording, stages = planned["recording_id"], set(planned["stages"])
+        self.newest[planned["uri"]] = recording
+        if BASE in stages:
+            self.standing[recording] = Standing(plan.run, base_of(plan.stages))
+        self.standing[recording].tried |= stages
 
     def _chosen(self, verdict: Verdict) -> dict[str, int]:
         """Which attempt counts for each recording."""
@@ -211,7 +262,9 @@ class Watch:
         must(indices == list(range(made[0].n_segments * new)), f"{recording} has segments {indices}")
         for index in range(made[0].n_segments):
             self._check_segment(planned, index, rows, made)
-        self.done[recording] |= set(planned["stages"])
+        stands = self.standing[recording]
+        stands.done |= set(planned["stages"])
+        stands.tried, stands.failed = set(stands.done), stands.failed and not new
 
     def _made(self, recording: str, of: Execution, verdict: Verdict) -> list[Computed]:
         """What the executions in evidence made of a recording: its successes, or else its failures."""
@@ -236,8 +289,8 @@ class Watch:
         must(len(marks) <= 1, f"{segment} has rows of executions {marks}")
         fewest = min(len({stage for stage, at in one.failed if at == index}) for one in made)
         must(len(failed) <= max(fewest, 0), f"{segment} failed in {failed}, and better was there")
-        self.parts[recording] -= {(stage, index) for stage in tagged}
-        self.parts[recording] |= {(stage, index) for stage in failed}
+        self.standing[recording].parts -= {(stage, index) for stage in tagged}
+        self.standing[recording].parts |= {(stage, index) for stage in failed}
 
     def _check_books(self, seal: Seal, plan: Plan, chosen: dict[str, int], planned: dict[str, Row]) -> None:
         """Seal and ledger say what lies there."""
@@ -266,13 +319,22 @@ class Watch:
         for thing in self._world.things.values():
             recording = recording_id(CORPUS, thing.uri, thing.etag, 10, 1)
             told = [row[1:] for row in failures if row[0] == recording]
+            if thing.nature == "silent":  # it has no rows that could tell that a stage was done later
+                told = []
             broken = thing.nature == "broken"
-            must(self.done[recording] == (set() if broken else wanted), f"{thing} has {self.done[recording]}")
-            failed = self.parts[recording]
+            stands = self.stands(recording, thing.uri, base_of(self._world.stages))
+            must(stands, f"{thing} does not stand as it is now: {self.standing.get(recording)}")
+            must(stands.done == (set() if broken else wanted), f"{thing} has {stands.done}")
+            failed = stands.parts
             hard = {(STAGES[1].id, 0)} if thing.nature == "hard" else set()
             must(failed == hard, f"{thing}: failed at last are {failed}")
             may = [(None, "fetch")] * broken + [(f"{recording}-{index:05d}", stage) for stage, index in hard]
             must(told == may, f"{thing}: current_failures has {told}")
+
+
+def base_of(stages: Iterable[Any]) -> str:
+    """The key of the stage that cuts segments."""
+    return next(stage.key for stage in stages if stage.id == BASE)
 
 
 _CURRENT_FAILURES = "SELECT recording_id, segment_id, stage FROM current_failures WHERE uri IN ({uris})"
@@ -307,11 +369,17 @@ COMMANDS = [
     ("retry", "model_failed"),
 ]
 OTHERS = st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=3)
+GAINED = st.integers(0, len(LATER_STAGES))
+PUT_BACK = st.sets(st.sampled_from(URIS), min_size=1, max_size=4)
 CHANGES = st.dictionaries(st.sampled_from(URIS), st.sampled_from([*NATURES, None]), min_size=1, max_size=3)
 
 
 class RunProtocol(RuleBasedStateMachine):
     """Writers on one lake; each rule is one thing that happens to them, to the source or to the recipe."""
+
+    def new_lake(self) -> str | None:
+        """Where the lake is to lie, if not in a folder of its own."""
+        return None
 
     @initialize(
         seed=st.integers(0, 1000),
@@ -321,7 +389,7 @@ class RunProtocol(RuleBasedStateMachine):
         natures=st.lists(st.sampled_from(NATURES), min_size=3, max_size=6),
     )
     def a_lake_is_made(self, seed: int, torn: bool, gathered: int, copied: int, natures: list[str]) -> None:
-        self.bench = Bench(World(seed), torn=torn, TARGET_BYTES=gathered, GOOD_BYTES=copied)
+        self.bench = Bench(World(seed), torn=torn, uri=self.new_lake(), TARGET_BYTES=gathered, GOOD_BYTES=copied)
         self.world, self.watch, self.is_wrong = self.bench.world, Watch(self.bench), False
         for uri, nature in zip(URIS, natures, strict=False):
             self.world.put(uri, nature)
@@ -380,6 +448,50 @@ class RunProtocol(RuleBasedStateMachine):
         self.world.gained = min(len(LATER_STAGES), self.world.gained + gains)
         self.writers_meet(others, moves)
 
+    @rule(uris=PUT_BACK, gained=GAINED, others=OTHERS, moves=st.binary(min_size=30, max_size=60))
+    def writers_meet_when_objects_are_put_back(
+        self, uris: set[str], gained: int, others: list[tuple[str, ...]], moves: bytes
+    ) -> None:
+        """Objects change for a night, and are as they were, under the same etags; some that were gone come back.
+
+        The recipe had every stage before, and may have fewer now.
+        """
+        self.world.gained = len(LATER_STAGES)
+        self.a_night_passes()
+        for uri in sorted(uris & self.world.things.keys()):
+            self.world.put(uri, "sound")
+        self.a_night_passes()
+        for uri in sorted(uris):
+            self.world.put_back(uri)
+        self.world.gained = gained
+        self.writers_meet(others, moves)
+
+    @rule(
+        cut=st.integers(0, CUTS - 1),
+        gained=GAINED,
+        goes_back=st.booleans(),
+        tries_again=st.booleans(),
+        others=OTHERS,
+        moves=st.binary(min_size=30, max_size=60),
+    )
+    def writers_meet_when_the_recipe_cuts_otherwise(
+        self, cut: int, gained: int, goes_back: bool, tries_again: bool, others: list[tuple[str, ...]], moves: bytes
+    ) -> None:
+        """Segments are cut in another way, or in another for a night and then as before; stages may go meanwhile."""
+        before, self.world.gained = self.world.cut, len(LATER_STAGES)
+        self.a_night_passes()
+        if goes_back:
+            self.world.cut = cut
+            self.a_night_passes()
+        self.world.cut, self.world.gained = before if goes_back else cut, gained
+        if tries_again:  # before a run has met the new cut, on which nothing has failed
+            self.repeat("retry", "unreadable", "fetch_failed", "model_failed", times=1)
+        self.writers_meet(others, moves)
+
+    def a_night_passes(self) -> None:
+        """One driver comes to the end, while the others stand still."""
+        self.repeat("run", times=1)
+
     def start(self, command: str, *codes: str) -> None:
         if command == "gc":
             self.bench.collector()
@@ -411,15 +523,20 @@ class RunProtocol(RuleBasedStateMachine):
                 self.bench.close()
 
     def finish_everything(self) -> None:
-        """Half the drivers vanish, the others and a fresh one end; what may pass passes; late workers come last."""
+        """Half the drivers vanish, the others and a fresh one end; what may pass passes; late workers come last.
+
+        The recipe has every stage in the end: those that it lost are wanted again.
+        """
         late = [writer for writer in self.living if writer.name == "task"]
         drivers = [writer for writer in self.living if writer not in late]
         for writer in drivers[::2]:
             writer.vanish()
         for writer in (*drivers[1::2], self.bench.driver("run")):
             self.go_on(writer, 10_000)
-        self.world.healed = True
+        self.world.healed, self.world.gained = True, len(LATER_STAGES)
         self.repeat("run")
+        if self.world.returned:  # while it was gone or another, it may have been looked for
+            self.repeat("retry", "source_missing", "source_changed")
         if {thing.nature for thing in self.world.ever.values()} & {"flaky", "moody", "hard"}:
             self.repeat("retry")
             self.repeat("retry", "model_failed", times=1)
@@ -447,4 +564,4 @@ def profile(examples: int, steps: int, **more: Any) -> settings:
 
 
 def test_whatever_writers_do_every_row_is_there_once():
-    run_state_machine_as_test(RunProtocol, settings=profile(150 if CHAOS else 15, 6))
+    run_state_machine_as_test(RunProtocol, settings=profile(150 if CHAOS else 12, 6))

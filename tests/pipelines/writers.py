@@ -37,7 +37,7 @@ import pipelines.seal
 import pipelines.store
 import pipelines.verdict
 from pipelines.attempt import State, _claim, survey
-from pipelines.backends import Disk
+from pipelines.backends import S3, Disk
 from pipelines.errors import PhonolakeError
 from pipelines.gc import collect_garbage
 from pipelines.graph import Task, pack_tasks, planned_recordings
@@ -57,6 +57,11 @@ FAST = "/dev/shm" if os.path.isdir("/dev/shm") else None  # fsync costs nothing 
 
 LATER_STAGES = [Stage("tags", name, {}, None, f"f-{name}") for name in ("second", "third")]
 """What the recipe may gain, in this order."""
+
+CUTS = 3
+"""Ways in which the recipe may cut segments."""
+LONGEST = 30
+"""Seconds that the first of them allows; every other allows one less than the one before."""
 
 
 class Vanished(BaseException):
@@ -141,21 +146,22 @@ _here = threading.local()
 _DATABASE = duckdb.connect(config={"threads": 1})
 
 
-class SteppingDisk(Disk):
-    """A disk on which a writer stands still before every call; and between the steps of those that have several.
+class Stepping:
+    """A backend, mixed in before the real one, on which a writer stands still before every call.
 
     Attributes:
         stop: where the writer stands still.
         touched: told of every path that was written or deleted.
-        torn: whether it stands still in the middle of a listing and between files to delete, as buckets make one.
         about: what the next receipt proves, kept with its path in `proofs`.
 
     Calls name all paths that they bear on: also those of local copies, which are read until a file is made of them.
     """
 
-    def __init__(self, root: str, stop: Callable[[str], None], touched: Callable[[str], None], *, torn: bool) -> None:
-        super().__init__(root)
-        self.stop, self.touched, self.torn = stop, touched, torn
+    stop: Callable[[str], None]
+    touched: Callable[[str], None]
+
+    def __init__(self, *root: Any) -> None:
+        super().__init__(*root)
         self.about: Any = None
         self.proofs: dict[str, Any] = {}
         self._lent: list[str] = []
@@ -179,17 +185,7 @@ class SteppingDisk(Disk):
 
     def list(self, folder: str) -> dict[str, int]:
         self.stop(f"list {folder}")
-        if not self.torn:
-            return super().list(folder)
-        found = {}
-        for number, (parent, folders, names) in enumerate(os.walk(self.full(folder))):
-            folders.sort()
-            if number:
-                self.stop(f"list {folder}")
-            for file in (Path(parent, name) for name in names):
-                if file.exists():
-                    found[file.relative_to(self.root).as_posix()] = file.stat().st_size
-        return found
+        return super().list(folder)
 
     def write(self, path: str, data: bytes, *, create: bool) -> None:
         self.stop(f"{'create' if create else 'put'} {path}")
@@ -210,25 +206,57 @@ class SteppingDisk(Disk):
         self.touched(target)
 
     def delete(self, folder: str) -> None:
+        self.stop(f"delete {folder}")
+        paths = sorted(super().list(folder))
+        super().delete(folder)
+        for path in [folder, *paths]:
+            self.touched(path)
+
+
+class SteppingS3(Stepping, S3):
+    """S3 with stops."""
+
+
+class SteppingDisk(Stepping, Disk):
+    """A disk with stops; also between the steps of calls that have several.
+
+    Attributes:
+        torn: whether it stands still in the middle of a listing and between files to delete, as buckets make one.
+    """
+
+    torn = False
+
+    def list(self, folder: str) -> dict[str, int]:
+        if not self.torn:
+            return super().list(folder)
+        self.stop(f"list {folder}")
+        found = {}
+        for number, (parent, folders, names) in enumerate(os.walk(self.full(folder))):
+            folders.sort()
+            if number:
+                self.stop(f"list {folder}")
+            for file in (Path(parent, name) for name in names):
+                if file.exists():
+                    found[file.relative_to(self.root).as_posix()] = file.stat().st_size
+        return found
+
+    def delete(self, folder: str) -> None:
         """Delete at once, or file by file, when what is written meanwhile is in the way."""
+        if not self.torn and not self.full(folder).is_file():
+            super().delete(folder)
+            return
         self.stop(f"delete {folder}")
         if self.full(folder).is_file():
-            super().delete(folder)
+            Disk.delete(self, folder)
             self.touched(folder)
             return
-        paths = sorted(super().list(folder))
-        for path in paths if self.torn else ():
+        for path in sorted(Disk.list(self, folder)):
             self.stop(f"delete {path}")
             self.full(path).unlink(missing_ok=True)
             self.touched(path)
-        if self.torn:
-            self.stop(f"delete {folder}")
-            for parent, _, _ in os.walk(self.full(folder), topdown=False):
-                os.rmdir(parent)
-        else:
-            super().delete(folder)
-            for path in paths:
-                self.touched(path)
+        self.stop(f"delete {folder}")
+        for parent, _, _ in os.walk(self.full(folder), topdown=False):
+            os.rmdir(parent)
 
 
 @dataclass(frozen=True)
@@ -289,6 +317,8 @@ class World:
         ever: every object there ever was, by (uri, etag).
         healed: nothing fails any more that might not.
         gained: how many of LATER_STAGES the recipe has.
+        cut: in which of CUTS ways it cuts segments.
+        returned: whether an object was ever put back to an earlier version.
         executions: all there were, by number, with what they made of each recording.
         posted: all tasks of all attempts.
         proofs: receipts that were written, by path: what they prove.
@@ -300,6 +330,8 @@ class World:
     ever: dict[tuple[str, str], Thing] = field(default_factory=dict)
     healed: bool = False
     gained: int = 0
+    cut: int = 0
+    returned: bool = False
     executions: dict[int, tuple[Execution, dict[str, Computed]]] = field(default_factory=dict)
     posted: list[Posted] = field(default_factory=list)
     proofs: dict[str, "Proof"] = field(default_factory=dict)
@@ -309,6 +341,14 @@ class World:
         """Write an object, or another version of it."""
         thing = Thing(uri, f"v{len(self.ever)}", nature)
         self.things[uri] = self.ever[uri, thing.etag] = thing
+
+    def put_back(self, uri: str) -> None:
+        """Write an earlier version of an object again, if there is one that does not stand now."""
+        now = self.things.get(uri)
+        earlier = [thing for (name, _), thing in self.ever.items() if name == uri and thing != now]
+        if earlier:
+            self.returned = True
+            self.things[uri] = earlier[self.chance("back", uri, now) % len(earlier)]
 
     def listing(self) -> pa.Table:
         """The source as it is now."""
@@ -323,15 +363,15 @@ class World:
     @property
     def stages(self) -> list[Stage]:
         """The recipe's stages as they are now."""
-        return [*STAGES, *LATER_STAGES[: self.gained]]
+        return cut_so(self.cut, [*STAGES, *LATER_STAGES[: self.gained]])
 
     @property
     def recipe(self) -> Recipe:
         """The recipe as it is now."""
         models = [{"model": stage.name} for stage in self.stages[1:]]
-        limits = {"max_failed_fraction": 1.0}
+        more = {"limits": {"max_failed_fraction": 1.0}, "segments": {"max_seconds": LONGEST - self.cut}}
         parts = {"corpus": CORPUS, "source": {"uri": "/audio/"}, "lake": {"uri": "/lake"}}
-        return parse_recipe({**parts, "tags": models, "limits": limits}, "a world's recipe")
+        return parse_recipe({**parts, **more, "tags": models}, "a world's recipe")
 
     def chance(self, *of: Any) -> int:
         """A number that depends on nothing else."""
@@ -388,6 +428,11 @@ class World:
                 failed.add((stage, 0))
         outcome = "partial" if nature == "damaged" else "ok"
         return Computed(outcome, 0 if nature == "silent" else n_segments, frozenset(failed))
+
+
+def cut_so(cut: int, stages: list[Stage]) -> list[Stage]:
+    """The stages where segments are cut in another way: their fingerprints, and of all that stands on them, differ."""
+    return [replace(stage, fingerprint=f"{stage.fingerprint}-cut-{cut}") if cut else stage for stage in stages]
 
 
 @dataclass(frozen=True)
@@ -474,17 +519,26 @@ def _receipts(blocks: list[list[Row]], how: int) -> list[list[list[Row]]]:
 
 
 class Bench:
-    """A lake in a folder (a copy of one `like` it), a world, and writers on it, where pipelines.run drives without Ray.
+    """A lake in a folder (a copy of one `like` it) or at `uri`, a world, and writers on it, where pipelines.run drives
+    without Ray.
 
     `touched` holds the paths that were written or deleted since it was last emptied.
     """
 
-    def __init__(self, world: World, *, torn: bool = False, like: "Bench | None" = None, **sizes: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        torn: bool = False,
+        like: "Bench | None" = None,
+        uri: str | None = None,
+        **sizes: int,
+    ) -> None:
         self.world, self.torn = world, torn
         self.folder = tempfile.mkdtemp(prefix="phonolake-", dir=FAST)
         if like:
             shutil.copytree(like.folder, self.folder, dirs_exist_ok=True)
-        self.store = Store(self.folder)
+        self.store = Store(uri or self.folder)
         self.touched: list[str] = []
         self.writers: list[Writer] = []
         self._patches = pytest.MonkeyPatch()
@@ -501,10 +555,14 @@ class Bench:
 
     def writer(self, name: str, act: Callable[[Store], Any]) -> Writer:
         """Add a writer, which stands still before its first call."""
-        store = Store(self.folder)
+        store, plain = Store(self.store.uri), self.store.backend
         writer = Writer(name, store, lambda: act(store))
-        backend = SteppingDisk(self.folder, writer.stop, self.touched.append, torn=self.torn)
-        backend.proofs = self.world.proofs
+        if isinstance(plain, S3):
+            backend: SteppingDisk | SteppingS3 = SteppingS3(plain.root, {})
+        else:
+            backend = SteppingDisk(plain.root)
+            backend.torn = self.torn
+        backend.stop, backend.touched, backend.proofs = writer.stop, self.touched.append, self.world.proofs
         store.__dict__["backend"] = backend
         self.writers.append(writer)
         return writer
@@ -556,16 +614,18 @@ def _without_ray(patches: pytest.MonkeyPatch, world: World, numbers: random.Rand
     """
 
     def stages_of(recipe: Recipe) -> list[Stage]:
-        return [STAGES[0], *(stage for stage in (STAGES[1], *LATER_STAGES) if stage.name in str(recipe.tags))]
+        named = [stage for stage in (STAGES[1], *LATER_STAGES) if stage.name in str(recipe.tags)]
+        return cut_so(LONGEST - int(recipe.segments.max_seconds), [STAGES[0], *named])
 
     def surveyed(store: Store, plan: Plan, *, try_again: bool) -> State:
         proofs = list(world.proofs)
         state = survey(store, plan, try_again=try_again)
-        if not os.path.exists(store.full(layout.seal_file(plan.corpus, plan.run))):  # then staging goes
+        plain = Store(store.uri)
+        if not plain.exists(layout.seal_file(plan.corpus, plan.run)):  # then staging goes
             known = world.complete(plan.run, proofs)
             world.again += [
                 recording
-                for recording in missing(Store(store.uri), plan, state)
+                for recording in missing(plain, plan, state)
                 if recording in known
                 and (any(known[recording].values()) or not (try_again and world.may_pass(plan.run, recording)))
             ]
