@@ -89,9 +89,13 @@ class Decoder:
         audio: torch.Tensor,
         languages: Sequence[str | None],
         sampling: Sampling | None = None,
-        timestamps: bool = False,
+        last_sounds: Sequence[float] | None = None,
     ) -> list[Decoded]:
-        """Decode rows of the encoder's output: greedily, or by `sampling`; a language that is None is identified."""
+        """Decode rows of the encoder's output: greedily, or by `sampling`; a language that is None is identified.
+
+        With `last_sounds`, seconds for each row, timestamps are written too, and no row ends before one as late.
+        """
+        timestamps = last_sounds is not None
         # The cache keeps the keys and values of `audio` from the first step on: they are computed once a window.
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         spoken = list(languages) if self.tokens.languages else ["en"] * len(audio)
@@ -106,7 +110,7 @@ class Decoder:
             heard = self._logits(hidden[:, 0])  # a token sees none behind it: as if the start token stood alone
         silence = heard.softmax(-1)[:, self.tokens.no_speech].tolist()
         sure = self._sureness(spoken, heard)
-        rules = TimestampRules(self.tokens, len(audio), audio.device) if timestamps else None
+        rules = None if last_sounds is None else TimestampRules(self.tokens, last_sounds, audio.device)
         texts = self._continue(hidden[:, -1], audio, cache, sampling, rules)
         return [
             Decoded(str(language), probability, tokens, logprobs, no_speech, len(logprobs) == len(tokens))

@@ -6,6 +6,7 @@ looks wrong is decoded again alone. Pure rules; workers.models.whisper_reading r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappush, heapreplace
 from typing import Final
 
 import numpy as np
@@ -14,9 +15,9 @@ from workers.models.whisper_guards import COMPRESSION_RATIO_LIMIT, SAMPLE_RATE, 
 from workers.models.whisper_timestamps import Segment
 
 WINDOW_SAMPLES: Final = 30 * SAMPLE_RATE
+FILLED_SECONDS: Final = 29.0  # of a window; of sound that reaches its end the model likes to write nothing
 GAP_SECONDS: Final = 2.0  # of silence between the sound of one clip and that of the next, their own silence included
 LARGEST_GAIN: Final = 30.0  # dB; clips of one window are brought to the level of the loudest
-OPEN_WINDOWS: Final = 64  # windows that a clip is tried in, so that laying out stays linear
 
 SURE_LOGPROB: Final = -0.6  # nats per text token; packed text below it is decoded again
 SLACK_SECONDS: Final = 0.6  # that a timestamp may miss the sound of its clip by
@@ -48,31 +49,51 @@ Layout = tuple[Place, ...]
 
 
 def lay_out(sounds: Sequence[Sound], clips: Sequence[int], gap: float = GAP_SECONDS) -> list[Layout]:
-    """Put clips, given by their positions in `sounds`, into windows: the longest first, each where it first fits."""
+    """Put clips, given by their positions in `sounds`, into as few windows as hold them all when evenly filled.
+
+    The longest come first, each into the window that is emptiest: so windows hold clips of all lengths and take about
+    as many steps to decode, and copies of one prompt, which are equally long, come into different windows.
+    """
+    order = sorted(clips, key=lambda one: (-len(sounds[one].samples), one))
+    seconds = sum(len(sounds[one].samples) / SAMPLE_RATE for one in order)
+    count = max(1, int(seconds / FILLED_SECONDS))
+    while (layouts := _spread(sounds, order, gap, count)) is None:
+        count += max(1, count // 50)
+    return layouts
+
+
+def _spread(sounds: Sequence[Sound], order: Sequence[int], gap: float, count: int) -> list[Layout] | None:
+    """Lay clips out in `count` windows; None where they do not fit."""
     layouts: list[list[Place]] = []
-    for clip in sorted(clips, key=lambda one: (-len(sounds[one].samples), one)):
-        for layout in layouts[-OPEN_WINDOWS:]:
-            place = _next_place(layout[-1], sounds, clip, gap)
-            if place.start + len(sounds[clip].samples) / SAMPLE_RATE <= WINDOW_SAMPLES / SAMPLE_RATE:
-                layout.append(place)
-                break
-        else:
+    ends: list[tuple[float, int]] = []  # a heap of windows by where their last clip ends
+    for clip in order:
+        if len(layouts) < count:
             layouts.append([Place(clip, 0.0, *sounds[clip].span)])
+            heappush(ends, (_end(layouts[-1][-1], sounds), len(layouts) - 1))
+            continue
+        _, emptiest = ends[0]
+        place = _next_place(layouts[emptiest][-1], sounds, clip, gap)
+        if _end(place, sounds) > FILLED_SECONDS:
+            return None
+        layouts[emptiest].append(place)
+        heapreplace(ends, (_end(place, sounds), emptiest))
     return [tuple(layout) for layout in layouts]
+
+
+def _end(place: Place, sounds: Sequence[Sound]) -> float:
+    return place.start + len(sounds[place.clip].samples) / SAMPLE_RATE
 
 
 def _next_place(last: Place, sounds: Sequence[Sound], clip: int, gap: float) -> Place:
     onset, offset = sounds[clip].span
-    behind = last.start + len(sounds[last.clip].samples) / SAMPLE_RATE
-    start = round(max(behind, last.offset + gap - onset) * SAMPLE_RATE) / SAMPLE_RATE
+    start = round(max(_end(last, sounds), last.offset + gap - onset) * SAMPLE_RATE) / SAMPLE_RATE
     return Place(clip, start, start + onset, start + offset)
 
 
 def packed_samples(layout: Layout, sounds: Sequence[Sound]) -> np.ndarray:
     """Return the window's samples: its clips at the level of the loudest of them, zeros between."""
     loudest = max(sounds[place.clip].level for place in layout)
-    end = layout[-1].start + len(sounds[layout[-1].clip].samples) / SAMPLE_RATE
-    window = np.zeros(min(round(end * SAMPLE_RATE), WINDOW_SAMPLES), np.float32)
+    window = np.zeros(min(round(_end(layout[-1], sounds) * SAMPLE_RATE), WINDOW_SAMPLES), np.float32)
     for place in layout:
         sound = sounds[place.clip]
         gain = 10 ** (min(loudest - sound.level, LARGEST_GAIN) / 20)

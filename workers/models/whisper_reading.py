@@ -55,7 +55,7 @@ class Reader:
         """Return, for every window, the texts of those of its clips that look right, by their positions in `sounds`."""
         windows = [packed_samples(layout, sounds) for layout in layouts]
         audio = self.decoder.encode(windows)
-        decoded = self.decoder.decode(audio, languages, timestamps=True)
+        decoded = self.decoder.decode(audio, languages, last_sounds=[layout[-1].onset for layout in layouts])
         shared = [
             shares(layout, segments(one.tokens, one.logprobs, self.decoder.tokens))
             for layout, one in zip(layouts, decoded, strict=True)

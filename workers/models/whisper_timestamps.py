@@ -19,13 +19,16 @@ _IMPOSSIBLE: Final = float("-inf")
 class TimestampRules:
     """What may follow in each row: timestamps come in pairs around text, and never go back.
 
-    State, one a row: whether the last token and the one before it were timestamps (no token counts as one), and the
-    last timestamp, -1 before there is one.
+    `last_sounds` are seconds, one a row: no row ends before it has written a timestamp as late. That is no rule of
+    OpenAI's; with zeros the rules are theirs. State, one a row: whether the last token and the one before it were
+    timestamps (no token counts as one), and the last timestamp, -1 before there is one.
     """
 
-    def __init__(self, tokens: Tokens, rows: int, device: torch.device) -> None:
+    def __init__(self, tokens: Tokens, last_sounds: Sequence[float], device: torch.device) -> None:
+        rows = len(last_sounds)
         self._tokens = tokens
         self._started = False
+        self._needed = torch.tensor([int(seconds / TIMESTAMP_SECONDS) for seconds in last_sounds], device=device)
         self._last = torch.ones(rows, dtype=torch.bool, device=device)
         self._before = torch.ones(rows, dtype=torch.bool, device=device)
         self._latest = torch.full((rows,), -1, device=device)
@@ -41,6 +44,7 @@ class TimestampRules:
             passed = torch.arange(times.shape[1], device=logits.device) < lowest[:, None]
             times.masked_fill_(passed | (self._last & self._before)[:, None], _IMPOSSIBLE)
             logits[:, : self._tokens.end].masked_fill_(opened[:, None], _IMPOSSIBLE)
+            logits[:, self._tokens.end].masked_fill_(self._latest < self._needed, _IMPOSSIBLE)
         else:
             text.fill_(_IMPOSSIBLE)
             times[:, LATEST_START + 1 :] = _IMPOSSIBLE
@@ -57,7 +61,8 @@ class TimestampRules:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
         kept = torch.tensor(rows, device=self._last.device)
-        self._last, self._before, self._latest = self._last[kept], self._before[kept], self._latest[kept]
+        self._last, self._before = self._last[kept], self._before[kept]
+        self._latest, self._needed = self._latest[kept], self._needed[kept]
 
 
 @dataclass(frozen=True, slots=True)
