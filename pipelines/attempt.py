@@ -1,6 +1,6 @@
 """An attempt: one Ray Data execution on behalf of a run, and how far the run is before and after it."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -8,6 +8,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from ray.data.exceptions import SystemException
 
 from pipelines.errors import BudgetExceeded, PhonolakeError
 from pipelines.graph import Task, pack_tasks, run_graph
@@ -24,6 +25,7 @@ from schemas.records import Attempt, Plan
 from workers.stores import ReadingStopped
 
 TALLY_SECONDS: Final = 10.0
+_MODEL_ERROR: Final = "ModelError: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,18 @@ def allowed_failures(recipe: Recipe, plan: Plan) -> int:
 
 def stopped(plan: Plan, error: Exception) -> PhonolakeError:
     """Return an error of Ray as one of ours: with what it began with, and what to do."""
-    chain = list(_chain(error))
+    chain = [one for one in _chain(error) if not isinstance(one, SystemException)]  # Ray Data's, which says nothing
     ours = next((one for one in chain if isinstance(one, PhonolakeError | ReadingStopped)), None)
     if isinstance(ours, BudgetExceeded):
         return ours
-    said = str(ours) if ours else f"{type(chain[-1]).__name__}: {chain[-1]}"
+    said = str(ours) if ours else _unloadable(chain) or f"{type(chain[-1]).__name__}: {chain[-1]}"
     return PhonolakeError(f"run {plan.run} stopped: {said}; run the same command to resume")
+
+
+def _unloadable(chain: Sequence[BaseException]) -> str | None:
+    """Return what a model actor said that could not be made: Ray keeps the text of its error only."""
+    text = next((str(one) for one in chain if _MODEL_ERROR in str(one)), "")
+    return text.rpartition(_MODEL_ERROR)[2].partition("\n")[0] or None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -4,10 +4,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import ray
+from ray._private.ray_logging import global_worker_stdstream_dispatcher
 
 from pipelines.errors import PhonolakeError
 from workers.models.own import CODE_FOLDER
@@ -38,6 +39,16 @@ def connect() -> None:
                 logging_level="error",
                 object_store_memory=_object_store_bytes(),
             )
+    _silence()
+
+
+def _silence() -> None:
+    """Keep what Ray notes of tasks that fail out of standard output, where our own facts go as JSON.
+
+    Such errors reach us as errors. Ray offers no setting for it; log_to_driver is about what workers print.
+    """
+    with suppress(KeyError):
+        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def _object_store_bytes() -> int:

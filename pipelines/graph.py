@@ -5,6 +5,7 @@ Parquet. Spectrograms come after the pools: they are wanted by nobody but the si
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def run_graph(
 
 def _configure(block_bytes: float) -> None:
     """Set what Ray Data does beyond the graph; a dataset captures it when it is made."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as errors; it prints them too
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = int(block_bytes * 0.8)  # our blocks go on as they are

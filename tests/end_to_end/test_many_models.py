@@ -146,7 +146,8 @@ def test_a_model_that_cannot_be_loaded_stops_the_run_before_audio_is_read(
     lake, path = tmp_path / "lake", recipe(tmp_path, corpus, {**models, "hubert": str(broken)})
     done = phonolake("run", path, "--set", "tags=[]", "--set", "transcripts=[]", "--set", "enhance=null")
     assert done.returncode == 1
-    assert f"model {broken} cannot be loaded" in done.stderr
+    assert f"stopped: model {broken} cannot be loaded" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     assert not list((lake / "staging").rglob("*.parquet"))
 
 
