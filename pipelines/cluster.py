@@ -4,11 +4,11 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import ray
-from ray._private.ray_logging import global_worker_stdstream_dispatcher
+import ray._private.worker
 
 from pipelines.errors import PhonolakeError
 from workers.models.own import CODE_FOLDER
@@ -45,10 +45,9 @@ def connect() -> None:
 def _silence() -> None:
     """Keep what Ray notes of tasks that fail out of standard output, where our own facts go as JSON.
 
-    Such errors reach us as errors. Ray offers no setting for it; log_to_driver is about what workers print.
+    Such errors reach us as errors. Ray 2.60 offers no setting for it: log_to_driver is about what workers print.
     """
-    with suppress(KeyError):
-        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _object_store_bytes() -> int:
