@@ -27,6 +27,9 @@ bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about an
 	$(BIN)/python -m tests.bench.ingest
 	$(BIN)/python -m tests.bench.small_objects
 	$(BIN)/python -m tests.bench.transcribe
+	$(BIN)/python -m tests.bench.transcribe --pack
+	$(BIN)/python -m tests.bench.embed
+	$(BIN)/python -m tests.bench.search
 	$(BIN)/python -m tests.bench.long_recording
 	$(BIN)/python -m tests.bench.plan
 	$(BIN)/python -m tests.bench.commit
@@ -57,6 +60,7 @@ $(DEMO_READY): pyproject.toml constraints.txt | $(BIN)/python
 
 $(DEV_READY): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps Resemblyzer  # for its weights
 	@touch $@ $(DEMO_READY)
 
 .PHONY: demo test lint bench chaos fuzz clean help
