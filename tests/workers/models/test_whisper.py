@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
-from whisper_samples import CPU, checkpoint, floats, heard, model, noise, packaged, read_clips
+from transformers import (
+    AutoTokenizer,
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+from whisper_samples import CPU, checkpoint, floats, heard, model, noise, packaged, read_clips, silence
 
 from workers.models.kinds import KINDS
 from workers.models.model import Clip, Loading, ModelStage
@@ -224,3 +230,36 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path, tiny_en):
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"not a whole Whisper checkpoint.*fc1"):
         WhisperModel.read(tmp_path, CPU, torch.float32, WhisperOptions())
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A random network of 16 units behind the vocabulary of tiny.en."""
+    folder = tmp_path_factory.mktemp("whisper") / "small"
+    rules = GenerationConfig.from_pretrained(checkpoint("whisper-tiny.en"))
+    rules.alignment_heads = [[1, 0], [1, 1]]
+    sizes = {f"{side}_{size}": 2 for side in ("encoder", "decoder") for size in ("layers", "attention_heads")}
+    widths = {"d_model": 16, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": 51_864}
+    torch.manual_seed(0)
+    network = WhisperForConditionalGeneration(WhisperConfig(**sizes, **widths))
+    network.generation_config = rules
+    network.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint("whisper-tiny.en")).save_pretrained(folder)
+    return folder
+
+
+def test_an_hour_and_odd_clips_have_defined_results_in_windows(small, monkeypatch):
+    options = WhisperOptions(max_new_tokens=3, batch_size=8, words=True, pack=True)
+    whisper = WhisperModel.read(small, CPU, torch.float32, options)
+    sizes, encode = [], whisper._decoder.encode
+    monkeypatch.setattr(whisper._decoder, "encode", lambda windows: sizes.append(len(windows)) or encode(windows))
+    tone = np.sin(np.arange(WINDOW_SAMPLES) * 0.2).astype(np.float32)
+    hour = np.resize(noise(SAMPLE_RATE), 3600 * SAMPLE_RATE)
+    odd = [silence(0), np.ones(1, np.float32), silence(5), np.ones(SAMPLE_RATE, np.float32), np.sign(tone), tone]
+    transcripts = whisper.run([Clip(clip) for clip in [hour, *odd, noise(3 * SAMPLE_RATE)]])
+    assert max(sizes) <= 8
+    assert sum(sizes) >= 120 + len(odd)
+    assert all(math.isfinite(number) for one in transcripts for number in floats(one))
+    for one in transcripts:
+        assert all(0 <= word.start <= word.end <= 3600 for word in one.words)
+    assert max(word.end for word in transcripts[0].words) > 3500
