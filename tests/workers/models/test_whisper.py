@@ -263,3 +263,20 @@ def test_an_hour_and_odd_clips_have_defined_results_in_windows(small, monkeypatc
     for one in transcripts:
         assert all(0 <= word.start <= word.end <= 3600 for word in one.words)
     assert max(word.end for word in transcripts[0].words) > 3500
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_a_device_that_is_too_small_for_a_batch_gets_smaller_ones(small, pack, monkeypatch):
+    options = WhisperOptions(max_new_tokens=3, batch_size=8, pack=pack)
+    clips = [noise((index + 1) * 8_000, index) for index in range(6)]
+    expected = heard(WhisperModel.read(small, CPU, torch.float32, options), clips)
+    whisper = WhisperModel.read(small, CPU, torch.float32, options)
+    encode = whisper._decoder.encode
+
+    def cramped(windows):
+        if len(windows) > 2:
+            raise torch.OutOfMemoryError
+        return encode(windows)
+
+    monkeypatch.setattr(whisper._decoder, "encode", cramped)
+    assert [one.text for one in heard(whisper, clips)] == [one.text for one in expected]
