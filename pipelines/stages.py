@@ -20,7 +20,7 @@ CODE_VERSIONS: Final[dict[str, str]] = {
     "spectrograms": "1",
     "embeddings": "1",
     "tags": "1",
-    "transcripts": "1",
+    "transcripts": "2",
     "enhance": "1",
 }
 """Raise a table's version when its code changes what it writes: old recordings are then computed anew."""

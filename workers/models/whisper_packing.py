@@ -15,7 +15,7 @@ from workers.models.whisper_guards import COMPRESSION_RATIO_LIMIT, SAMPLE_RATE, 
 from workers.models.whisper_timestamps import Segment
 
 WINDOW_SAMPLES: Final = 30 * SAMPLE_RATE
-FILLED_SECONDS: Final = 29.0  # of a window; of sound that reaches its end the model likes to write nothing
+FILLED_SECONDS: Final = 28.0  # of a window; of sound that reaches its end the model likes to write nothing
 GAP_SECONDS: Final = 2.0  # of silence between the sound of one clip and that of the next, their own silence included
 LARGEST_GAIN: Final = 30.0  # dB; clips of one window are brought to the level of the loudest
 
@@ -42,6 +42,11 @@ class Place:
     start: float
     onset: float
     offset: float
+
+    @property
+    def middle(self) -> float:
+        """Seconds of the middle of its sound."""
+        return (self.onset + self.offset) / 2
 
 
 Layout = tuple[Place, ...]

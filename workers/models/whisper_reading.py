@@ -55,7 +55,7 @@ class Reader:
         """Return, for every window, the texts of those of its clips that look right, by their positions in `sounds`."""
         windows = [packed_samples(layout, sounds) for layout in layouts]
         audio = self.decoder.encode(windows)
-        decoded = self.decoder.decode(audio, languages, last_sounds=[layout[-1].onset for layout in layouts])
+        decoded = self.decoder.decode(audio, languages, last_sounds=[layout[-1].middle for layout in layouts])
         shared = [
             shares(layout, segments(one.tokens, one.logprobs, self.decoder.tokens))
             for layout, one in zip(layouts, decoded, strict=True)
@@ -101,8 +101,10 @@ class Reader:
         """Give words to the rows of a batch whose text is final."""
         if self._aligner is None:
             return texts
-        told = [row for row in final if decoded[row].tokens]
-        pieces: list[Pieces] = [[decoded[row].tokens] for row in told]
+        # A network that is lost writes timestamps unasked; they are in no word.
+        spoken = [[token for token in one.tokens if token < self.decoder.tokens.end] for one in decoded]
+        told = [row for row in final if spoken[row]]
+        pieces: list[Pieces] = [[spoken[row]] for row in told]
         languages, lengths = [texts[row].language for row in told], [len(sounds[row].samples) for row in told]
         timed = self._aligner.words(audio[told], lengths, languages, pieces) if told else []
         words = {row: settle(one[0], 0.0, sounds[row].span) for row, one in zip(told, timed, strict=True)}

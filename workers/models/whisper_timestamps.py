@@ -80,8 +80,9 @@ def segments(numbers: Sequence[int], logprobs: Sequence[float], tokens: Tokens) 
     found: list[Segment] = []
     start, text, logprob = 0.0, list[int](), 0.0
     for number, sure in zip(numbers, logprobs, strict=False):
-        if number < tokens.first_timestamp:
+        if number < tokens.end:
             text, logprob = [*text, number], logprob + sure
+        if number < tokens.first_timestamp:
             continue
         time = (number - tokens.first_timestamp) * TIMESTAMP_SECONDS
         if text:

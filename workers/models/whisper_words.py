@@ -121,16 +121,16 @@ class Aligner:
         return found
 
 
-def settle(words: Sequence[Word], language_start: float, heard: tuple[float, float]) -> tuple[Word, ...]:
+def settle(words: Sequence[Word], since: float, heard: tuple[float, float]) -> tuple[Word, ...]:
     """Return words with punctuation merged and implausible lengths cut, inside the sound; spaces are stripped.
 
     The rules of openai/whisper `add_word_timestamps`: next to the end of a sentence, and after a pause since
-    `language_start`, a word is at most twice as long as the median word. On top of them, no word lies outside `heard`,
+    `since`, a word is at most twice as long as the median word. On top of them, no word lies outside `heard`,
     the seconds between the first and the last sound: the warping itself always begins at 0.
     """
     usual = _median_seconds(words)
     merged = merge_punctuation(_cut_at_sentences(words, 2 * usual))
-    inside = [_within(word, *heard) for word in _cut_after_pause(merged, usual, language_start)]
+    inside = [_within(word, *heard) for word in _cut_after_pause(merged, usual, since)]
     return tuple(replace(word, word=word.word.strip()) for word in inside)
 
 
@@ -176,7 +176,7 @@ def _attention(
     shape = (len(states), -1, attention.num_heads, attention.head_dim)
     queries = (attention.q_proj(states) * attention.scaling).view(shape)[:, :, heads].transpose(1, 2)
     keys = attention.k_proj(audio).view(shape)[:, :, heads].transpose(1, 2)
-    scores = (queries @ keys.transpose(2, 3)).float()
+    scores: torch.Tensor = (queries @ keys.transpose(2, 3)).float()
     return scores.masked_fill(beyond[:, None, None], float("-inf")).softmax(-1)
 
 
