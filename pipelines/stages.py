@@ -89,7 +89,6 @@ def _model_stage(table: str, section: Any, base: Stage) -> Stage:
         raise RecipeError(
             f"transcripts: align_with is {section.align_with}, a {checkpoint.kind} model; a ctc model aligns"
         )
-    _check_transcriber(section, checkpoint)
     settings = section.model_dump()
     _check_options(table, checkpoint, settings)
     # What is not given stays out of the fingerprint: a key that a later release adds must not recompute old recordings.
@@ -142,21 +141,6 @@ def _check_settings(recipe: Recipe) -> None:
                 Spectrogrammer(settings, recipe.audio.sample_rate)
     except ValueError as error:
         raise RecipeError(f"the recipe asks for what cannot be done: {error}") from None
-
-
-def _check_transcriber(section: Any, checkpoint: Checkpoint) -> None:
-    """Refuse a language or task that a Whisper checkpoint says it has not."""
-    rules_file = checkpoint.folder / "generation_config.json"
-    if checkpoint.kind != "whisper" or not rules_file.exists():
-        return
-    rules = json.loads(rules_file.read_text())
-    languages = [token.strip("<|>") for token in rules.get("lang_to_id") or {}] or ["en"]
-    if section.language is not None and section.language not in languages:
-        raise RecipeError(
-            f"transcripts: {section.model} has no language {section.language!r}; it has {', '.join(sorted(languages))}"
-        )
-    if section.task == "translate" and languages == ["en"]:
-        raise RecipeError(f"transcripts: {section.model} knows English only and cannot translate")
 
 
 def segment_settings(section: SegmentsSection) -> SegmentSettings:

@@ -33,7 +33,7 @@ def s3_recipe(**changes: object) -> Recipe:
         "spectrograms": [{"kind": "log_mel", "n_bins": 80}, {"kind": "mfcc", "n_bins": 40}],
         "embeddings": [{"model": "yamnet"}],
         "tags": [{"model": "yamnet", "top_k": 5}],
-        "transcripts": [{"model": "whisper-tiny.en"}],
+        "transcripts": [{"model": "whisper-tiny.en", "pack": True}],  # a third of the time
     }
     return parse_recipe({**content, **changes}, "the test's recipe")
 
