@@ -36,13 +36,14 @@ class _Heard:
 class CtcModel:
     """A CTC model of the wav2vec 2.0 family as a pool runs it: transcripts, alignments and embeddings in one pass."""
 
-    def __init__(self, encoder: SpeechEncoder, head: torch.nn.Module, tokenizer: Any, loading: Loading) -> None:
+    def __init__(self, encoder: SpeechEncoder, head: torch.nn.Module, loading: Loading) -> None:
         self.sample_rate = encoder.sample_rate
         self._encoder = encoder
-        self._tokenizer = tokenizer
-        self._vocabulary = _vocabulary(tokenizer)
         self._guesses = any(_is_guess(stage) for stage in loading.stages)
         self._aligns = any(_is_reference(stage) for stage in loading.stages)
+        if self._guesses or self._aligns:
+            self._tokenizer = read_tokenizer(loading.folder)
+            self._vocabulary = _vocabulary(self._tokenizer)
         embedded = loading.settings("embeddings")
         self._embedding = None if embedded is None else LayerEmbedding(embedded, encoder)
 
@@ -55,11 +56,11 @@ class CtcModel:
 
     @classmethod
     def load(cls, loading: Loading) -> Self:
-        """Read the checkpoint: network, head and tokenizer."""
+        """Read the checkpoint: network and head, and the tokenizer where texts are wanted."""
         network = load_network(loading.folder, "ctc")
         encoder = SpeechEncoder.load(network.base_model, loading)
         head = network.lm_head.to(loading.device, loading.dtype)
-        return cls(encoder, head, read_tokenizer(loading.folder), loading)
+        return cls(encoder, head, loading)
 
     def run(self, clips: Sequence[Clip]) -> list[_Heard]:
         """Return one result per clip."""
