@@ -37,14 +37,18 @@ def padded_length(length: int, shortest: int) -> int:
     return math.ceil(math.ceil(length / step - 1e-9) * step)
 
 
-def batches(lengths: Sequence[int], limit: float, shortest: int) -> Iterator[tuple[list[int], int]]:
+def batches(
+    lengths: Sequence[int], limit: float, shortest: int, *, stepped: bool = True
+) -> Iterator[tuple[list[int], int]]:
     """Yield positions of `lengths` that go together, longest first, and what all are padded to.
 
-    A batch is as large as `limit` padded length allows, but holds one clip at least.
+    A batch is as large as `limit` padded length allows, but holds one clip at least. Where lengths are not `stepped`,
+    clips are padded to the longest of their batch.
     """
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     while order:
-        width = padded_length(lengths[order[0]], shortest)
+        longest = lengths[order[0]]
+        width = padded_length(longest, shortest) if stepped else max(longest, shortest)
         count = max(1, int(limit // width))
         yield order[:count], width
         order = order[count:]
@@ -55,6 +59,8 @@ def run_batched(
     budget: Budget,
     compute: Callable[[list[int], int], Sequence[_Result]],
     shortest: int = 1,
+    *,
+    stepped: bool = True,
 ) -> list[_Result]:
     """Call `compute` with positions and padded length, batch by batch; return the results in the order of `lengths`.
 
@@ -66,7 +72,7 @@ def run_batched(
     found: dict[int, _Result] = {}
     left = list(range(len(lengths)))
     while left:
-        chosen, width = next(batches([lengths[one] for one in left], budget.limit, shortest))
+        chosen, width = next(batches([lengths[one] for one in left], budget.limit, shortest, stepped=stepped))
         together = [left[one] for one in chosen]
         try:
             found.update(zip(together, compute(together, width), strict=True))

@@ -30,6 +30,12 @@ def test_every_clip_is_in_one_batch_and_no_batch_of_several_is_beyond_the_budget
 
 
 @given(lengths, st.floats(1, 20_000))
+def test_without_steps_clips_are_padded_to_the_longest_of_their_batch(lengths, limit):
+    for together, width in batches(lengths, limit, 100, stepped=False):
+        assert width == max(100, *(lengths[position] for position in together))
+
+
+@given(lengths, st.floats(1, 20_000))
 def test_results_come_in_the_order_of_the_clips(lengths, limit):
     heard = run_batched(lengths, Budget(limit), lambda together, width: [(one, lengths[one]) for one in together])
     assert heard == list(enumerate(lengths))
