@@ -19,7 +19,7 @@ from workers.models.batching import Budget, run_batched
 from workers.models.ctranslate2_checkpoint import Ctranslate2Checkpoint
 from workers.models.ctranslate2_engine import Ctranslate2Engine, Generated, TokenTimes, some_windows
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.transcript import Transcript, WindowText, Word, join, transcript_row
+from workers.models.transcript import Transcript, WindowText, Word, join, surest, transcript_row
 from workers.models.whisper_features import SAMPLE_RATE, WINDOW_SAMPLES
 from workers.models.whisper_grouping import group_tokens
 from workers.models.whisper_guards import TEMPERATURES, sound_level, sound_span
@@ -177,16 +177,16 @@ class Ctranslate2WhisperModel:
         self, audio: ctranslate2.StorageView, windows: Sequence[_Window], languages: Sequence[_Language]
     ) -> list[_Decoded]:
         """Take the likeliest tokens; decode windows that fail the guards again, at the next higher temperature."""
-        found = self._generate(audio, windows, languages, TEMPERATURES[0])
+        tries = [[one] for one in self._generate(audio, windows, languages, TEMPERATURES[0])]
         for temperature in TEMPERATURES[1:] if self._rules.guards else ():
-            failed = [row for row, one in enumerate(found) if one.said.doubtful]
+            failed = [row for row, found in enumerate(tries) if found[-1].said.doubtful]
             if not failed:
                 break
             of_failed = [windows[row] for row in failed], [languages[row] for row in failed]
             again = self._generate(some_windows(audio, failed), *of_failed, temperature)
             for row, one in zip(failed, again, strict=True):
-                found[row] = one
-        return found
+                tries[row].append(one)
+        return [found[surest([one.said for one in found])] for found in tries]
 
     def _generate(
         self,

@@ -4,7 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workers.models.whisper_guards import compression_ratio, joined_flags, needs_retry, window_flags
+from workers.models.whisper_guards import (
+    COMPRESSION_RATIO_LIMIT,
+    compression_ratio,
+    joined_flags,
+    needs_retry,
+    window_flags,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,19 @@ class WindowText:
     def flags(self) -> frozenset[str]:
         """The doubts about it."""
         return window_flags(self.text, self.avg_logprob, self.no_speech_probability, self.level, self.truncated)
+
+
+def surest(tries: Sequence[WindowText]) -> int:
+    """Return which of the tries at one window counts: the last if it passes the guards, else the surest of all.
+
+    Of those that do not repeat themselves, if any, it is the one with the highest log-probability a token. Where all
+    fail openai/whisper keeps the last, drawn at temperature 1; faster-whisper keeps the surest, as here.
+    """
+    if not tries[-1].doubtful:
+        return len(tries) - 1
+    sane = [place for place, one in enumerate(tries) if compression_ratio(one.text) <= COMPRESSION_RATIO_LIMIT]
+    # A draw often is the greedy text: to three digits alike, the lower temperature counts.
+    return max(sane or range(len(tries)), key=lambda at: (round(tries[at].avg_logprob, 3), -tries[at].temperature))
 
 
 @dataclass(frozen=True, slots=True)

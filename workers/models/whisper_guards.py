@@ -79,7 +79,7 @@ def is_silent(avg_logprob: float, no_speech_probability: float) -> bool:
 def needs_retry(text: str, avg_logprob: float, no_speech_probability: float) -> bool:
     """Tell whether a window is to be decoded again at the next of TEMPERATURES, if there is one.
 
-    Where all fail, the text of the last stays.
+    Where all fail, the surest text stays (workers.models.transcript.surest).
     """
     failed = compression_ratio(text) > COMPRESSION_RATIO_LIMIT or avg_logprob < LOGPROB_LIMIT
     return failed and not is_silent(avg_logprob, no_speech_probability)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from workers.models.transcript import WindowText, Word
+from workers.models.transcript import WindowText, Word, surest
 from workers.models.whisper_decoding import Decoded, Decoder, Sampling, draws
 from workers.models.whisper_guards import TEMPERATURES
 from workers.models.whisper_packing import Layout, Share, Sound, packed_samples, shares, suspicions
@@ -31,23 +31,23 @@ class Reader:
         return self._with_words(texts, final, audio, decoded, sounds)
 
     def read_warmer(self, sounds: Sequence[Sound], languages: Sequence[str]) -> list[WindowText]:
-        """Return the text of windows that failed greedily: of the first temperature that passes, else of the last."""
+        """Return the text of windows that failed greedily: of the first temperature that passes, else the surest."""
         audio = self.decoder.encode([sound.samples for sound in sounds])
         left = list(range(len(sounds)))
-        found: dict[int, tuple[Decoded, WindowText]] = {}
-        for attempt, temperature in enumerate(TEMPERATURES[1:], start=1):
+        tries: list[list[tuple[Decoded, WindowText]]] = [[] for _ in sounds]
+        for attempt, temperature in enumerate((*TEMPERATURES[1:], 0.0), start=1):  # greedy at last, to compare
             heard = [sounds[row] for row in left]
             drawn = draws([sound.samples for sound in heard], attempt, self.decoder.max_new_tokens)
-            sampling = Sampling(temperature, drawn.to(audio.device))
+            sampling = Sampling(temperature, drawn.to(audio.device)) if temperature else None
             decoded = self.decoder.decode(audio[left], [languages[row] for row in left], sampling)
             for row, one, sound in zip(left, decoded, heard, strict=True):
-                found[row] = one, self._text(one, sound, temperature)
-            left = [row for row in left if found[row][1].doubtful]
+                tries[row].append((one, self._text(one, sound, temperature)))
+            left = [row for row in left if tries[row][-1][1].doubtful]
             if not left:
                 break
-        rows = range(len(sounds))
-        texts, tokens = [found[row][1] for row in rows], [found[row][0] for row in rows]
-        return self._with_words(texts, rows, audio, tokens, sounds)
+        chosen = [found[surest([text for _, text in found])] for found in tries]
+        texts, tokens = [text for _, text in chosen], [one for one, _ in chosen]
+        return self._with_words(texts, range(len(sounds)), audio, tokens, sounds)
 
     def read_packed(
         self, layouts: Sequence[Layout], sounds: Sequence[Sound], languages: Sequence[str | None]

@@ -309,14 +309,14 @@ def test_only_windows_that_fail_are_decoded_again_at_rising_temperatures(whisper
         0.0: {1: sure, 2: unsure, 3: silent, 4: loop},
         0.2: {2: unsure, 4: sure},
         **{temperature: {2: unsure} for temperature in (0.4, 0.6, 0.8)},
-        1.0: {2: replace(unsure, numbers=[7, 8])},
+        1.0: {2: replace(unsure, numbers=[7, 8], logprob=-5.0)},
     }
     model, engine = scripted(whisper, script, words=False)
     clips = [Clip(np.full(1600, number, np.float32)) for number in (1, 2, 3, 4)]
     found = model.run(clips)
     assert engine.asked == [(0.0, [1, 2, 3, 4]), (0.2, [2, 4]), *((one, [2]) for one in (0.4, 0.6, 0.8, 1.0))]
     assert [one.temperature for one in found] == [0.0, 1.0, 0.0, 0.2]
-    assert [one.avg_logprob for one in found] == pytest.approx([-0.1, -2.0, -2.0, -0.1])
+    assert [one.avg_logprob for one in found] == pytest.approx([-0.1, -5 / 3, -2.0, -0.1])
     assert found[1].text == whisper._text([7, 8]).strip()
     assert "no_speech" in found[2].flags
     assert "low_confidence" in found[1].flags
