@@ -45,6 +45,7 @@ INT16_BYTES: Final = 2
 SPECTROGRAM_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms of a block: an hour of log-mel is 115 MB
 FLOAT32_BYTES: Final = 4
 GPU_BATCH_ROWS: Final = 256
+GPU_BATCH_SECONDS: Final = 7200.0  # of segments as long as they may be, at 16 kHz: all lie in an actor's memory at once
 NO_PROGRESS_SECONDS: Final = 3 * 3600
 MODELS_LOAD_SECONDS: Final = 3600
 
@@ -84,7 +85,7 @@ def run_graph(
             PoolMember,
             fn_constructor_args=(pool_spec(pool, recipe, share.threads),),
             compute=ActorPoolStrategy(size=share.actors, max_tasks_in_flight_per_actor=2),
-            batch_size=GPU_BATCH_ROWS if share.gpus else None,
+            batch_size=gpu_batch_rows(recipe) if share.gpus else None,
             batch_format="pyarrow",
             zero_copy_batch=True,
             num_cpus=share.cpus,
@@ -95,6 +96,12 @@ def run_graph(
         finish, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=shares.task_cpus
     )
     dataset.write_datasink(sink, ray_remote_args={"num_cpus": shares.task_cpus})
+
+
+def gpu_batch_rows(recipe: Recipe) -> int:
+    """Return how many rows of the wire a GPU's actor gets at once; Ray Data wants a number with GPUs."""
+    seconds = recipe.segments.max_seconds * recipe.audio.sample_rate / 16_000
+    return max(1, min(GPU_BATCH_ROWS, int(GPU_BATCH_SECONDS / seconds)))
 
 
 def _configure(block_bytes: float) -> None:

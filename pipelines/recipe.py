@@ -262,6 +262,13 @@ class Recipe(_Section):
     def _a_reference_is_of_a_whole_recording(self) -> "Recipe":
         if self.segments.by != "whole" and any(section.model == REFERENCE for section in self.transcripts):
             raise ValueError("transcripts: `model: reference` needs segments.by: whole; a text is a whole recording's")
+        if any(section.model == REFERENCE for section in self.transcripts):
+            if self.source.uri is not None:
+                raise ValueError("transcripts: `model: reference` needs texts: a manifest, tar or parquet source")
+            if self.audio.channels == "each":
+                raise ValueError(
+                    "transcripts: `model: reference` has one text a recording; not with audio.channels: each"
+                )
         if len({section.text_column for section in self.transcripts if section.model == REFERENCE}) > 1:
             raise ValueError("transcripts: one text_column is aligned in a run")
         return self
@@ -269,7 +276,8 @@ class Recipe(_Section):
     def fingerprint(self) -> str:
         """Return a digest of what decides which rows a run writes; resources and the failure budget do not."""
         budget = {"max_failed_fraction", "tolerated_failures"}
-        content = self.model_dump(mode="json", exclude={"pools": True, "limits": budget})
+        resources = {"actors", "gpus_per_actor", "batch_size", "batch_seconds"}  # dtype changes what is written
+        content = self.model_dump(mode="json", exclude={"pools": resources, "limits": budget})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_yaml(self) -> str:

@@ -78,11 +78,11 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         stages.append(_stage("spectrograms", section.kind, settings, None, base.fingerprint))
     for table in ("embeddings", "tags", "transcripts"):
         for section in getattr(recipe, table):
-            stages.append(_model_stage(table, section, base))
+            stages.append(_model_stage(table, section, base, recipe.pools.dtype))
     return [_enhanced(stage, recipe) for stage in stages]
 
 
-def _model_stage(table: str, section: Any, base: Stage) -> Stage:
+def _model_stage(table: str, section: Any, base: Stage, dtype: str) -> Stage:
     aligned = section.model == REFERENCE
     checkpoint = _checkpoint(table, section.align_with if aligned else section.model)
     if aligned and checkpoint.kind != "ctc":
@@ -92,7 +92,7 @@ def _model_stage(table: str, section: Any, base: Stage) -> Stage:
     settings = section.model_dump()
     _check_options(table, checkpoint, settings)
     # What is not given stays out of the fingerprint: a key that a later release adds must not recompute old recordings.
-    given = section.model_dump(exclude_defaults=True)
+    given = section.model_dump(exclude_defaults=True) | ({} if dtype == "auto" else {"dtype": dtype})
     stage = _stage(table, section.model, given, checkpoint, base.fingerprint)
     return replace(stage, settings=settings)
 

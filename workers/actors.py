@@ -5,7 +5,6 @@ the model costs the segments that cause it, never the table.
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import soxr
 
+from schemas import wire
 from workers.models.kinds import KINDS
 from workers.models.model import Clip, Loading, ModelStage
 from workers.results import StageError, append_results, clips, rows_that_need, unheard
@@ -110,6 +110,8 @@ class PoolMember:
             return result
         try:
             rows = self._model.rows(result, stage)
+            if self._spec.kind == "own":  # a row of another form would end the run where rows become columns
+                pa.array([rows], wire.rows_type(stage.table))
         except Exception as error:  # a model may raise anything on odd input
             return self._failed(error)
         if not all(map(_is_finite, rows)):
@@ -149,8 +151,8 @@ def _is_number(value: Any) -> bool:
     """Tell whether a value has no NaN or infinity in it."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         return bool(np.isfinite(value).all())
-    if isinstance(value, float):
-        return math.isfinite(value)
+    if isinstance(value, float | np.floating):
+        return bool(np.isfinite(value))
     if isinstance(value, dict):
         return all(map(_is_number, value.values()))
     return not isinstance(value, Sequence) or isinstance(value, str) or all(map(_is_number, value))

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 BASE_TIMEOUT_SECONDS: Final = 60.0
 TIMEOUT_SECONDS_PER_MEGABYTE: Final = 2.0  # a slow core decodes far more than 0.5 MB a second
+MOST_SAMPLES: Final = 32 << 20  # of a plain WAV file, decoded: 64 MB
 REQUESTS_IN_FLIGHT: Final = frames.SLOTS  # written ahead of the answer being read
 
 
@@ -123,6 +124,8 @@ class Decoder:
         """Send the next requests to the child, up to REQUESTS_IN_FLIGHT; return whether any is unanswered."""
         while len(unanswered) < REQUESTS_IN_FLIGHT and (request := next(source, None)) is not None:
             plain = plain_wav(request.content) if request.path is None else None
+            if plain is not None and plain.samples_at(self._settings.sample_rate) > MOST_SAMPLES:
+                plain = None  # all of it would be here at once; the child streams it
             unanswered.append(_Asked(request, plain))
             if plain is None:
                 self._send(request)
@@ -136,6 +139,8 @@ class Decoder:
             answers.found.append(move(info, blocks, self._settings, answers))
         except DecodeError as error:
             answers.found.append(Failed(error.code, error.message))
+        except Exception as error:  # as in the child: one recording's
+            answers.found.append(Failed("unreadable", f"{type(error).__name__}: {error}"))
         return answers.found
 
     def _send(self, request: Request) -> None:

@@ -39,6 +39,10 @@ class PlainWav:
         """Samples of each channel."""
         return self.n_bytes // (_CODECS[self.tag][1] * self.channels)
 
+    def samples_at(self, rate: int) -> float:
+        """Return how many samples all channels have at another sampling rate, Hz."""
+        return self.frames * self.channels * rate / max(self.sample_rate, 1)
+
 
 def plain_wav(content: bytes) -> PlainWav | None:
     """Return what a plain WAV file holds; None for everything else."""

@@ -282,3 +282,31 @@ def test_the_resolved_recipe_is_a_recipe_with_the_same_fingerprint():
     again = parse_recipe(yaml.safe_load(found.as_yaml()), "again")
     assert again == found
     assert again.fingerprint() == found.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"source": {"uri": "/clips/"}}, "needs texts: a manifest, tar or parquet source"),
+        ({"audio": {"channels": "each"}}, "one text a recording"),
+        ({"segments": {"by": "windows"}}, "segments.by: whole"),
+    ],
+)
+def test_texts_are_aligned_where_there_are_any_and_to_one_whole_recording(changes, said):
+    content = {
+        "corpus": "c",
+        "source": {"manifest": "/m.csv"},
+        "lake": {"uri": "/lake"},
+        "segments": {"by": "whole"},
+        "transcripts": [{"model": "reference", "align_with": "ctc"}],
+    }
+    parse_recipe(content, "a recipe")
+    with pytest.raises(RecipeError, match=said):
+        parse_recipe({**content, **changes}, "a recipe")
+
+
+def test_precision_is_part_of_what_a_recipe_writes_and_resources_are_not():
+    content = {"corpus": "c", "source": {"uri": "/c/"}, "lake": {"uri": "/lake"}}
+    plain = parse_recipe(content, "a recipe").fingerprint()
+    assert parse_recipe({**content, "pools": {"actors": 3, "batch_seconds": 9}}, "a recipe").fingerprint() == plain
+    assert parse_recipe({**content, "pools": {"dtype": "bfloat16"}}, "a recipe").fingerprint() != plain

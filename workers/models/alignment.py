@@ -7,11 +7,13 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torchaudio.functional as F
+
+MOST_CELLS: Final = 1 << 30  # frames times letters; the search keeps a byte or two of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def align(log_probs: np.ndarray, text: str, vocabulary: Vocabulary) -> list[Alig
     """Return the words of a text, as it has them, with their frames in log-probabilities, shape (frames, labels).
 
     Raises:
-        ValueError: the text has more letters than the sound has frames.
+        ValueError: the text has more letters than the sound has frames, or both are too long.
     """
     words = text.split()
     spelled = [vocabulary.numbers(word) for word in words]
@@ -74,6 +76,11 @@ def align(log_probs: np.ndarray, text: str, vocabulary: Vocabulary) -> list[Alig
         raise ValueError(
             f"the reference has {len(targets)} letters, more than fit in {len(log_probs)} frames of sound; is it the "
             "text of another recording?"
+        )
+    if len(log_probs) * len(targets) > MOST_CELLS:
+        raise ValueError(
+            f"a reference of {len(targets)} letters over {len(log_probs)} frames is too much to align at once; cut the "
+            "recording and its text"
         )
     spans = iter(_spans(log_probs, targets, vocabulary.blank))
     found = []

@@ -12,7 +12,7 @@ from typing import Any, Final
 from workers.models import ast_settings, clap_settings, ctranslate2_checkpoint
 from workers.models.model import Loading, Model
 from workers.models.openl3_settings import check_openl3
-from workers.models.speech_settings import check_speaker, check_speech
+from workers.models.speech_settings import check_speaker, check_speech, read_config
 from workers.models.vggish_settings import check_vggish
 from workers.models.whisper_tokens import check_settings
 from workers.models.yamnet_settings import check_yamnet
@@ -68,6 +68,10 @@ def _check_ctc(folder: Path, table: str, settings: dict[str, Any]) -> None:
             raise ValueError("it writes what it hears and cannot translate")
         if settings["pack"]:
             raise ValueError("it has no window to pack clips into; leave `pack` out")
+        if settings.get("identify") == "recording":
+            raise ValueError("it identifies no language; leave `identify` out")
+        if read_config(folder).get("adapter_attn_dim") and settings["language"] is not None:
+            raise ValueError("its adapters of other languages are not loaded; leave `language` out")
         if not (folder / "vocab.json").exists():
             raise ValueError("it has no vocab.json, which says what its labels stand for")
 

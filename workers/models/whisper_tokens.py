@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 RULES_FILE: Final = "generation_config.json"
+MULTILINGUAL_VOCABULARY: Final = 51_865  # tokens; English-only vocabularies have 51,864
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,5 +74,16 @@ def check_settings(folder: Path, table: str, settings: dict[str, Any]) -> None:
     path = folder / RULES_FILE
     rules = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     languages = [token.strip("<|>") for token in rules.get("lang_to_id") or {}] if rules.get("is_multilingual") else []
+    if not languages and _vocabulary_size(folder) >= MULTILINGUAL_VOCABULARY:
+        raise ValueError(
+            f"it knows many languages, and its {RULES_FILE} does not say which (is_multilingual, lang_to_id): copy "
+            "that file from the checkpoint that it was trained from"
+        )
     words, heads = bool(settings.get("words")), rules.get("alignment_heads")
     refuse_impossible(languages, settings.get("language"), settings.get("task", "transcribe"), words, heads)
+
+
+def _vocabulary_size(folder: Path) -> int:
+    path = folder / "config.json"
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return int(content.get("vocab_size") or 0)

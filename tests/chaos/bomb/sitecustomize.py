@@ -17,7 +17,7 @@ BACKENDS = ("pipelines.backends", ("Disk", "S3"))
 ACTS = {
     **{act: (*BACKENDS, act) for act in ("read", "open", "list", "write", "write_file", "copy", "delete")},
     "model": ("workers.actors", ("PoolMember",), "__call__"),
-    "decode": ("workers.decoder", ("_Child",), "read_frame"),
+    "decode": ("workers.child_process", ("ChildProcess",), "read_frame"),
 }
 """Act -> module, classes, method. The first argument is the path of an act of a backend, but of `copy` the second."""
 

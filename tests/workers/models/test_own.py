@@ -89,3 +89,33 @@ def test_what_is_missing_is_said(name, source, message, module):
         module(source, name)
     with pytest.raises(ModelError, match=f"{name}:Counting: .*{message}"):
         resolve(f"{name}:Counting")
+
+
+def test_a_row_of_another_form_or_a_number_of_numpy_that_is_none_costs_its_segment(module):
+    source = """
+import numpy as np
+
+class Odd:
+    sample_rate = 16_000
+
+    @classmethod
+    def load(cls, loading):
+        return cls()
+
+    def run(self, clips):
+        return [len(clip.waveform) for clip in clips]
+
+    def rows(self, result, stage):
+        odd = {1: {"label": 9}, 2: {"score": np.float32("nan")}, 3: {"score": np.array([[1.0]])}}
+        return [{"label": "x", "score": 0.5} | odd.get(result, {})]
+"""
+    name = module(source, "own_odd") + ":Odd"
+    checkpoint = resolve(name)
+    stage = ModelStage(f"tags/{name}", "tags", {"top_k": 1, "options": {}})
+    member = PoolMember(PoolSpec(name, checkpoint.kind, checkpoint.digest, (stage,), threads=1, batch_size=1))
+    rows = [
+        {"recording_id": "r", "uri": "/r", "stages": [stage.id], "segment_index": index, "pcm": bytes(2 * samples)}
+        for index, samples in enumerate((1, 2, 3, 4))
+    ]
+    found = member(pa.Table.from_pylist(rows, wire.WIRE))
+    assert [len(one) for one in found[wire.rows_column(stage.id)].to_pylist()] == [0, 0, 0, 1]
