@@ -29,7 +29,7 @@ def connect() -> None:
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise PhonolakeError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
     else:
-        os.environ.setdefault(CODE_FOLDER, os.getcwd())
+        os.environ[CODE_FOLDER] = os.getcwd()
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its notes on our own actors go to the terminal
         with _no_stderr():  # where it would note that we set that
             ray.init(

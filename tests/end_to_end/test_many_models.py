@@ -160,4 +160,4 @@ def test_a_reference_needs_whole_recordings_and_a_model_that_reads_letters(
     assert "segments.by: whole" in cut.stderr
     other = phonolake("plan", path, "--set", f"transcripts=[{{model: reference, align_with: {models['hubert']}}}]")
     assert other.returncode == 2
-    assert "not ctc" in other.stderr
+    assert "is a speech model; transcripts come from" in other.stderr

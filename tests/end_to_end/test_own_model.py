@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from tests.end_to_end.test_command_line import DEMO
+from workers.models.own import CODE_FOLDER
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "own_models.md"
@@ -17,7 +18,7 @@ PAGE = ROOT / "docs" / "own_models.md"
 def phonolake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command as its script does: the folder it is started in is not where Python looks for modules."""
     command = [sys.executable, "-P", "-c", "from pipelines.cli import main; main()", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), CODE_FOLDER: "/elsewhere"}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     return done

@@ -10,6 +10,7 @@ import inspect
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ def own_class(name: str) -> type[Any]:
     """
     module_name, _, class_name = name.partition(":")
     try:
-        module = _imported(module_name, os.environ.get(CODE_FOLDER) or str(Path.cwd()))
+        module = _imported(module_name, [str(Path.cwd()), os.environ.get(CODE_FOLDER, "")])
     except Exception as error:  # a module of somebody's may raise anything
         raise ValueError(f"its module cannot be imported: {type(error).__name__}: {error}") from error
     found = getattr(module, class_name, None)
@@ -40,13 +41,14 @@ def own_class(name: str) -> type[Any]:
     return found
 
 
-def _imported(module: str, folder: str) -> Any:
+def _imported(module: str, folders: Sequence[str]) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0] or folder in sys.path:
+        missing = [folder for folder in folders if folder and folder not in sys.path]
+        if error.name != module.partition(".")[0] or not missing:
             raise
-    sys.path.append(folder)
+    sys.path += missing
     importlib.invalidate_caches()
     return importlib.import_module(module)
 
