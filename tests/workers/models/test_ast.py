@@ -49,14 +49,6 @@ def prompt(name):
     return soxr.resample(samples, rate, RATE, quality="HQ").astype(np.float32)[: 10 * RATE]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_ast(tmp_path_factory.mktemp("models") / "ast")

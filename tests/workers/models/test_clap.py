@@ -51,14 +51,6 @@ def vector(model, waveform):
     return row["vector"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "fusion"])
 def folder(request, tmp_path_factory):
     return write_clap(tmp_path_factory.mktemp("models") / "clap", fusion=request.param)

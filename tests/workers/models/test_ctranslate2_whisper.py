@@ -38,14 +38,6 @@ SETTINGS = {
 GUESSES = "language_probability", "avg_logprob", "compression_ratio", "no_speech_probability", "temperature"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def packaged(package: str, folder: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:

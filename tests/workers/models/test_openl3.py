@@ -34,14 +34,6 @@ FRONT_ENDS = ("kapre", "librosa", "kapre-0.1")
 REPRESENTATIONS = ("linear", "mel128", "mel256")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def golden_audio():
     """2.6 s at 48 kHz; the file holds the float32 bytes in four planes, which compress better."""
     with np.load(DATA / "audio_48k.npz") as arrays:

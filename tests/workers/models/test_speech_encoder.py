@@ -12,14 +12,6 @@ LENGTHS = (6_000, 60_000, 400, 8_111, 24_000, 719, 720)  # samples: one frame, 1
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def encoder_of(folder, **settings):
     wanted = loading(folder, stage("embeddings", **settings))
     return SpeechEncoder.load(load_network(folder, "speech"), wanted)

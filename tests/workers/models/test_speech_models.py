@@ -26,14 +26,6 @@ GROUP = "wav2vec2 with group norm"
 ROTARY = "conformer, rotary positions"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def waveforms():
     return [noise(length, seed) for seed, length in enumerate(LENGTHS)]

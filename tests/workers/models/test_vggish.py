@@ -49,14 +49,6 @@ def torchvggish_state():
     return {name: torch.from_numpy(np.ascontiguousarray(array, np.float32)) for name, array in state.items()}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("vggish")
