@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from workers.models import ast_settings, clap_settings, ctranslate2_checkpoint
+from workers.models.checkpoint_files import read_config
 from workers.models.model import Loading, Model
 from workers.models.openl3_settings import check_openl3
-from workers.models.speech_settings import check_speaker, check_speech, read_config
+from workers.models.speech_settings import check_speaker, check_speech
 from workers.models.vggish_settings import check_vggish
 from workers.models.whisper_tokens import check_settings
 from workers.models.yamnet_settings import check_yamnet

@@ -18,7 +18,7 @@ from workers.models.model import Clip, Loading, ModelStage
 from workers.models.openl3_front_ends import openl3_spectrogram
 from workers.models.openl3_settings import SAMPLE_RATE, WINDOW_SAMPLES, OpenL3Settings
 from workers.models.openl3_weights import OpenL3Network, load_openl3
-from workers.models.running import pooled_row
+from workers.models.pooling import pooled_row
 
 LAYER = "audio_embedding_layer"
 CPU_WINDOWS = 2  # a window takes some 40 MB in the first layers, and more of them make a processor no faster

@@ -33,13 +33,12 @@ def embedding_row(
     frames: np.ndarray, pooling: str, layer: str, hop_seconds: float | None, weights: np.ndarray | None = None
 ) -> dict[str, Any]:
     """Return the row of a segment whose model gave `frames`, shape (n, dim), one every `hop_seconds`."""
-    vector = pool(frames, pooling, weights)
-    if pooling != "frames":
-        return vector_row(vector, pooling, layer)
-    told = {"dim": frames.shape[1], "n_frames": len(frames), "hop_seconds": hop_seconds}
-    return vector_row(vector, pooling, layer) | told
+    pooled = pool(frames, pooling, weights)
+    return pooled_row(pooled.reshape(frames.shape) if pooling == "frames" else pooled, pooling, layer, hop_seconds)
 
 
-def vector_row(vector: np.ndarray, pooling: str, layer: str) -> dict[str, Any]:
-    """Return the row of a segment whose vector, shape (dim,), was pooled where its frames are."""
-    return {"layer": layer, "pooling": pooling, "dim": len(vector), "vector": vector}
+def pooled_row(pooled: np.ndarray, pooling: str, layer: str, hop_seconds: float | None = None) -> dict[str, Any]:
+    """Return the row of a segment whose frames were pooled where they are: (dim,), or (n, dim) where they were not."""
+    vector = np.ascontiguousarray(pooled, np.float32).reshape(-1)
+    row: dict[str, Any] = {"layer": layer, "pooling": pooling, "dim": pooled.shape[-1], "vector": vector}
+    return row | ({"n_frames": len(pooled), "hop_seconds": hop_seconds} if pooling == "frames" else {})

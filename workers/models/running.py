@@ -1,7 +1,5 @@
 """Pooling of frames that come piece by piece, in memory that does not grow with them (but for `frames`)."""
 
-from typing import Any
-
 import numpy as np
 
 Frames = np.ndarray
@@ -51,12 +49,3 @@ class RunningPool:
         if self.pooling == "mean_std":
             return np.concatenate([self._mean, np.sqrt(self._squares / self._count)]).astype(np.float32)
         return self._mean.astype(np.float32)
-
-
-def pooled_row(pooled: np.ndarray, pooling: str, layer: str, hop_seconds: float) -> dict[str, Any]:
-    """Return the row of the table `embeddings` for what `RunningPool.result` gave."""
-    vector = np.ascontiguousarray(pooled, np.float32).reshape(-1)
-    row: dict[str, Any] = {"layer": layer, "pooling": pooling, "dim": len(vector), "vector": vector}
-    if pooling == "frames":
-        row |= {"dim": pooled.shape[1], "n_frames": len(pooled), "hop_seconds": hop_seconds}
-    return row

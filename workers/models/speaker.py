@@ -20,7 +20,7 @@ from workers.models import windows
 from workers.models.batching import Budget
 from workers.models.mel import area_mel_filters
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.running import pooled_row
+from workers.models.pooling import pooled_row
 
 SAMPLE_RATE: Final = 16_000  # Hz
 FFT_SAMPLES: Final = 400  # 25 ms

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from workers.models.frame_pooling import FramePooling
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.pooling import embedding_row, vector_row
+from workers.models.pooling import pooled_row
 from workers.models.speech_checkpoint import load_network
 from workers.models.speech_encoder import Reading, SpeechEncoder
 from workers.models.speech_settings import layer_mix, mix_name
@@ -29,10 +29,7 @@ class LayerEmbedding:
 
     def row(self, windows: Sequence[NDArray[Any]]) -> dict[str, Any]:
         """Return the row of a clip from what was read of its windows."""
-        joined = self._pooling.join(windows)
-        if self._pooling.pooling == "frames":
-            return embedding_row(joined, "frames", self._layer, self._hop_seconds)
-        return vector_row(joined, self._pooling.pooling, self._layer)
+        return pooled_row(self._pooling.join(windows), self._pooling.pooling, self._layer, self._hop_seconds)
 
 
 class SpeechModel:

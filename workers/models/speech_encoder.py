@@ -24,7 +24,7 @@ from workers.devices import send
 from workers.models.batching import Budget, run_batched
 from workers.models.masked_encoder import MaskedEncoder
 from workers.models.model import Loading
-from workers.models.speech_settings import Mix, read_preprocessor, window_seconds
+from workers.models.speech_settings import Mix, read_preparation, window_seconds
 from workers.models.speech_windows import FrameGrid, Window, windows
 
 VARIANCE_OFFSET = 1e-7  # added before the root, so that silence can be normalised; Wav2Vec2FeatureExtractor
@@ -92,7 +92,7 @@ class SpeechEncoder:
             ValueError: the checkpoint does not say how samples are prepared; the options are none of its own; or the
                 stages, which share a pass, ask for different windows.
         """
-        prepared = read_preprocessor(loading.folder)
+        prepared = read_preparation(loading.folder)
         asked = {window_seconds(stage.settings) for stage in loading.stages}
         if len(asked) != 1:
             raise ValueError(f"its tables share one pass; give all one max_window_seconds, not {sorted(asked)}")

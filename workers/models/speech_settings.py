@@ -1,9 +1,10 @@
 """What a recipe may ask of a speech encoder, read from its config files alone: no weights, no torch."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from workers.models.checkpoint_files import read_config, read_preprocessor
 
 MODEL_TYPES: Final = (
     "wav2vec2",
@@ -34,26 +35,14 @@ def head_of(config: Mapping[str, Any]) -> str:
     return "speech"
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's config.json."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return config
-
-
-def read_preprocessor(folder: Path) -> dict[str, Any]:
+def read_preparation(folder: Path) -> dict[str, Any]:
     """Return how samples are prepared: `sampling_rate`, `do_normalize`.
 
     Raises:
         ValueError: the folder does not say. Whether samples are normalised differs from model to model, so that
             nothing is assumed.
     """
-    for name, key in (("preprocessor_config.json", None), ("processor_config.json", "feature_extractor")):
-        if (folder / name).exists():
-            content = json.loads((folder / name).read_text())
-            found: dict[str, Any] | None = content.get(key) if key else content
-            if found is not None:
-                return {"sampling_rate": 16_000, "do_normalize": True} | found
-    raise ValueError("it has no preprocessor_config.json, which says whether samples are normalised")
+    return {"sampling_rate": 16_000, "do_normalize": True} | read_preprocessor(folder)
 
 
 def layer_mix(layer: int | Mapping[int, float] | None, n_layers: int) -> Mix:
@@ -104,7 +93,7 @@ def window_seconds(settings: Mapping[str, Any]) -> float:
 def check_speech(folder: Path, table: str, settings: dict[str, Any]) -> None:
     """Refuse what an encoder, or its head, cannot do; see workers.models.kinds.Kind."""
     config = read_config(folder)
-    read_preprocessor(folder)
+    read_preparation(folder)
     if config.get("add_adapter"):
         raise ValueError("it has an adapter behind its encoder (add_adapter), which nothing here runs")
     window_seconds(settings)

@@ -28,7 +28,7 @@ from workers.models.log_mel import (
     log_mel_patches_of,
 )
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.running import pooled_row
+from workers.models.pooling import pooled_row
 from workers.models.vggish_settings import PCA_FILE, wants_pca, weights_file
 
 LOG_OFFSET: Final = 0.01

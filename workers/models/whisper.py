@@ -15,6 +15,7 @@ import torch
 from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
 from workers.models.batching import Budget, run_batched
+from workers.models.checkpoint_files import refuse_gaps
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.transcript import Transcript, WindowText, join, transcript_row
 from workers.models.whisper_decoding import Decoder
@@ -114,9 +115,7 @@ class WhisperModel:
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-        if any(report.values()):
-            wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
-            raise ValueError(f"{folder} is not a whole Whisper checkpoint: {wrong}")
+        refuse_gaps(report)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         rules = model.generation_config
         tokens = special_tokens(tokenizer.get_vocab(), rules, options.task)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.pooling import vector_row
+from workers.models.pooling import pooled_row
 from workers.models.speech_checkpoint import load_network
 from workers.models.speech_encoder import SpeechEncoder
 from workers.models.speech_heads import SpeakerHead
@@ -48,7 +48,7 @@ class SpeakerModel:
 
     def rows(self, result: NDArray[np.float32], stage: ModelStage) -> list[dict[str, Any]]:
         """Return the vector."""
-        return [vector_row(result, "mean_std", "xvector")]
+        return [pooled_row(result, "mean_std", "xvector")]
 
     def _long_enough(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
         if waveform.ndim != 1 or len(waveform) >= self._head.shortest:

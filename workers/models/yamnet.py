@@ -32,7 +32,8 @@ from workers.models.log_mel import (
     log_mel_spectrogram,
 )
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.running import RunningPool, pooled_row
+from workers.models.pooling import pooled_row
+from workers.models.running import RunningPool
 from workers.models.tagging import best_tags
 from workers.models.yamnet_settings import RELEASED_CLASSES_FILE, RELEASED_WEIGHTS_FILE
 

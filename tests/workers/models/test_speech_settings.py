@@ -5,7 +5,7 @@ import json
 import pytest
 
 from workers.models.kinds import KINDS
-from workers.models.speech_settings import layer_mix, mix_name, read_preprocessor, window_seconds
+from workers.models.speech_settings import layer_mix, mix_name, read_preparation, window_seconds
 
 
 @pytest.fixture
@@ -69,12 +69,12 @@ def test_an_adapter_is_refused_before_it_is_loaded(folder):
 
 
 def test_whether_samples_are_normalised_is_never_assumed(folder):
-    assert read_preprocessor(folder) == {"sampling_rate": 16_000, "do_normalize": False}
+    assert read_preparation(folder) == {"sampling_rate": 16_000, "do_normalize": False}
     (folder / "preprocessor_config.json").rename(folder / "elsewhere.json")
-    refused("speech", folder, "embeddings", "has no preprocessor_config.json")
+    refused("speech", folder, "embeddings", "holds no preprocessor_config.json")
     nested = {"feature_extractor": {"do_normalize": True, "sampling_rate": 8_000}}
     (folder / "processor_config.json").write_text(json.dumps(nested))
-    assert read_preprocessor(folder) == {"sampling_rate": 8_000, "do_normalize": True}
+    assert read_preparation(folder) == {"sampling_rate": 8_000, "do_normalize": True}
 
 
 def test_mixes_have_names_that_say_what_they_are():

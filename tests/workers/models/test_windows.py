@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from workers.models.batching import Budget
-from workers.models.pooling import POOLINGS, embedding_row, pool
-from workers.models.running import RunningPool, pooled_row
+from workers.models.pooling import POOLINGS, embedding_row, pool, pooled_row
+from workers.models.running import RunningPool
 from workers.models.windows import Piece, cut, fetched, in_batches, pool_windows
 
 CPU = torch.device("cpu")
