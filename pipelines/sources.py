@@ -22,7 +22,7 @@ from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedErro
 from pipelines.errors import RecipeError, StoreError
 from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed
 from pipelines.manifest import read_manifest
-from pipelines.recipe import SourceSection
+from pipelines.recipe_sections import SourceSection
 from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES, KeptShards, list_parquets, list_tars
 from workers.objects import local_path
 from workers.stores import Options, ReadingStopped, etag_of, fsspec_options, is_s3, s3_store, split_s3

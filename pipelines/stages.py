@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipelines.errors import RecipeError
-from pipelines.recipe import REFERENCE, EnhanceSection, Recipe, SegmentsSection, SpectrogramSection
+from pipelines.recipe import Recipe
+from pipelines.recipe_sections import REFERENCE, EnhanceSection, SegmentsSection, SpectrogramSection
 from schemas.wire import ENHANCED
 from workers.enhance import EnhanceSettings
 from workers.enhancers.enhancer import digest_of

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.lake import open_lake
-from pipelines.recipe import Recipe, SourceSection, parse_recipe
+from pipelines.recipe import Recipe, parse_recipe
+from pipelines.recipe_sections import SourceSection
 from pipelines.run import plan_delta, run
 from pipelines.runs import find_runs
 from pipelines.shards import SIDECAR_BYTES

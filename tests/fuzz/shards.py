@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.errors import RecipeError, StoreError
-from pipelines.recipe import SourceSection
+from pipelines.recipe_sections import SourceSection
 from pipelines.sources import list_source
 from schemas.failures import CODES
 from tests.fuzz.campaign import peak_bytes

@@ -6,7 +6,7 @@ import pytest
 from hand_made import RECIPE, planned
 
 from pipelines.attempt import allowed_failures
-from pipelines.recipe import LimitsSection
+from pipelines.recipe_sections import LimitsSection
 
 
 @pytest.mark.parametrize(

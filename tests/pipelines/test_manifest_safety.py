@@ -19,7 +19,7 @@ from pipelines.errors import RecipeError
 from pipelines.graph import recording_of
 from pipelines.manifest import ENTRIES, read_manifest
 from pipelines.plan import find_delta
-from pipelines.recipe import SourceSection
+from pipelines.recipe_sections import SourceSection
 from pipelines.runs import Runs
 from pipelines.sources import LISTING, list_source
 from pipelines.store import Store

@@ -1,5 +1,6 @@
 """The recipe: what it takes, what it refuses, and what its messages say."""
 
+import datetime
 import textwrap
 from pathlib import Path
 
@@ -310,3 +311,19 @@ def test_precision_is_part_of_what_a_recipe_writes_and_resources_are_not():
     plain = parse_recipe(content, "a recipe").fingerprint()
     assert parse_recipe({**content, "pools": {"actors": 3, "batch_seconds": 9}}, "a recipe").fingerprint() == plain
     assert parse_recipe({**content, "pools": {"dtype": "bfloat16"}}, "a recipe").fingerprint() != plain
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"embeddings": [{"model": "m", "options": {"since": datetime.date(2026, 1, 1)}}]},
+            "options are texts, numbers",
+        ),
+        ({"tags": [{"model": "m", "options": {"least": float("nan")}}]}, "options are texts, numbers"),
+        ({"embeddings": [{"model": "m", "layer": {6: float("nan")}}]}, "the weights of layers are finite"),
+        ({"transcripts": [{"model": "m", "text_column": "said"}]}, "text_column belongs to `model: reference`"),
+    ],
+)
+def test_what_a_model_could_not_be_told_is_refused_with_its_key(changes, said):
+    assert said in refusal(**changes)

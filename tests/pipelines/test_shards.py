@@ -25,7 +25,8 @@ from pipelines.graph import recording_of
 from pipelines.listing import LISTING
 from pipelines.parquet import to_parquet
 from pipelines.plan import find_delta, with_ids
-from pipelines.recipe import SourceSection, parse_recipe
+from pipelines.recipe import parse_recipe
+from pipelines.recipe_sections import SourceSection
 from pipelines.run import plan_delta
 from pipelines.runs import Runs, find_runs
 from pipelines.shards import HEADER_BUFFER, KeptShards, list_parquets, list_tars

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import RecipeError
-from pipelines.recipe import SourceSection
+from pipelines.recipe_sections import SourceSection
 from pipelines.sources import LISTING, list_source
 
 FILES = {"a.wav": b"1", "b.flac": b"22", "deep/c.wav": b"333", "deep/er/d.wav": b"", "deep/notes.txt": b"x"}
