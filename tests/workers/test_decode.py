@@ -14,6 +14,7 @@ import soundfile
 import soxr
 
 from schemas.failures import CODES
+from tests.hearing import Heard
 from workers import container, libsndfile
 from workers.container import Container
 from workers.decode import decode, to_int16
@@ -26,27 +27,6 @@ CLIPS = sorted(path for path in CORPUS.rglob("*") if path.suffix in SUFFIXES and
 RATE = 16_000
 LIMITS = DecodeLimits(max_seconds=3600, max_channels=8)
 CODEC_DELAY_SECONDS = 0.15  # AAC at 16 kHz: 1024 samples of priming, and the last frame filled up
-
-
-class Heard:
-    """A sink that keeps what it is given, and checks its order."""
-
-    def __init__(self):
-        self.info, self.blocks = None, []
-
-    def opened(self, info):
-        assert self.info is None
-        self.info = info
-
-    def samples(self, pcm):
-        assert self.info is not None
-        assert pcm.dtype == np.int16
-        assert pcm.flags.c_contiguous
-        self.blocks.append(pcm)
-
-    @property
-    def pcm(self):
-        return np.concatenate(self.blocks)
 
 
 def heard(content, rate=RATE, limits=LIMITS, raw=None, **choice):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.hearing import Heard
 from workers import decoder as decoding
 from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
@@ -124,17 +125,6 @@ def becomes_true(condition, seconds):
             return False
         time.sleep(0.05)
     return True
-
-
-class Heard:
-    def __init__(self):
-        self.info, self.blocks = None, []
-
-    def opened(self, info):
-        self.info = info
-
-    def samples(self, pcm):
-        self.blocks.append(pcm)
 
 
 def test_what_comes_is_what_decode_gives_with_the_child_or_without(decoder):

@@ -20,6 +20,7 @@ import soxr
 
 from schemas import ids
 from schemas.failures import CODES
+from tests.hearing import Heard
 from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import DecodeError
@@ -547,19 +548,6 @@ LOSSY = [
 
 
 # Hearing
-
-
-class Heard:
-    """A sink that keeps what it is given."""
-
-    def __init__(self):
-        self.info, self.blocks = None, []
-
-    def opened(self, info):
-        self.info = info
-
-    def samples(self, pcm):
-        self.blocks.append(pcm)
 
 
 def heard(content, raw=None, **choice):

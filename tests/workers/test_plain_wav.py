@@ -10,6 +10,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.hearing import Heard
 from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import Ending
@@ -27,17 +28,6 @@ def wav(samples, rate=8000, subtype="PCM_16", form="WAV"):
 
 def noise(frames, channels=1, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (frames, channels)).astype(np.float32)
-
-
-class Heard:
-    def __init__(self):
-        self.info, self.blocks = None, []
-
-    def opened(self, info):
-        self.info = info
-
-    def samples(self, pcm):
-        self.blocks.append(pcm)
 
 
 @given(
