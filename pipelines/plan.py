@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.errors import RecipeError
 from pipelines.ledger import STANDING, load_ledger, parameters
 from pipelines.recipe import Recipe
+from pipelines.recipe_sections import REFERENCE
 from pipelines.runs import Runs, writer_id
 from pipelines.stages import Stage
 from pipelines.store import Store
@@ -26,6 +28,7 @@ from schemas.records import Plan, StageRecord
 UNIT_BYTES: Final = 8 << 20
 UNIT_ROWS: Final = 256
 GROUP_ROWS: Final = 4096  # of the plan's Parquet: what a task reads is small, and so is the footer
+SAMPLED_ROWS: Final = 1_000  # whose columns a message names
 HASH_ROWS: Final = 50_000  # rows whose ids are computed together
 
 PLAN_ORDER: Final = 'place.shard NULLS FIRST, place.piece, place."offset", recording_id'
@@ -90,6 +93,24 @@ def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages:
     [counts] = connection.sql(_COUNTS).fetchall()
     recordings = needed.select(records.PLAN.names).cast(records.PLAN)
     return Delta(recordings, listing.num_rows, *counts)
+
+
+def refuse_missing_texts(recipe: Recipe, listing: pa.Table) -> None:
+    """Refuse to align texts of a column that no recording has: each would count as done without one.
+
+    Raises:
+        RecipeError: with the columns that there are.
+    """
+    columns = {section.text_column for section in recipe.transcripts if section.model == REFERENCE}
+    metadata = listing["metadata"]
+    for column in columns:
+        texts = pc.map_lookup(metadata, column, "first")
+        if listing.num_rows and texts.null_count == listing.num_rows:
+            known = {key for row in metadata.slice(0, SAMPLED_ROWS).to_pylist() for key, _ in row or ()}
+            raise RecipeError(
+                f"transcripts: text_column is {column!r}, and no recording of {recipe.source.where} has it; "
+                f"they have {', '.join(sorted(known)) or 'no columns of their own'}"
+            )
 
 
 def with_ids(corpus: str, listing: pa.Table) -> pa.Table:

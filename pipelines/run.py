@@ -10,7 +10,7 @@ from pipelines.attempt import State, allowed_failures, attempt, stopped, survey
 from pipelines.cluster import connect
 from pipelines.errors import BudgetExceeded, OpenRunConflict, PhonolakeError, StoreError
 from pipelines.graph import pool_kinds
-from pipelines.plan import Delta, find_delta, write_plan
+from pipelines.plan import Delta, find_delta, refuse_missing_texts, write_plan
 from pipelines.publish import publish
 from pipelines.recipe import Recipe
 from pipelines.retry import find_failed
@@ -31,7 +31,9 @@ ATTEMPTS_AT_ONCE: Final = 3  # attempts of one command before it gives up
 def plan_delta(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage], *, keep_shards: bool = False) -> Delta:
     """List the source and subtract the ledger; writes nothing, but for what is inside new shards where that is kept."""
     kept = KeptShards(store, recipe.corpus, keep_shards)
-    return find_delta(store, runs, recipe.corpus, list_source(recipe.source, kept), stages)
+    listing = list_source(recipe.source, kept)
+    refuse_missing_texts(recipe, listing)
+    return find_delta(store, runs, recipe.corpus, listing, stages)
 
 
 def run(recipe: Recipe) -> Seal | None:

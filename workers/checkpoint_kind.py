@@ -32,6 +32,11 @@ def kind_of(folder: Path) -> str:
         if "suppress_ids_begin" in config and (folder / "model.bin").exists():
             return "ctranslate2_whisper"
         model_type = config.get("model_type")
+        if model_type is not None and not any(folder.glob("*.safetensors")):
+            raise ValueError(
+                f"{folder} holds no .safetensors, the only form of a {model_type}'s weights that is read: convert "
+                "pytorch_model.bin with transformers' save_pretrained"
+            )
         if model_type == "whisper":
             return "whisper"
         if model_type in speech_settings.MODEL_TYPES:

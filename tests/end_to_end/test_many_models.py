@@ -158,6 +158,11 @@ def test_a_reference_needs_whole_recordings_and_a_model_that_reads_letters(
     cut = phonolake("plan", path, "--set", "segments={by: speech}")
     assert cut.returncode == 2
     assert "segments.by: whole" in cut.stderr
+    misspelt = f"transcripts=[{{model: reference, align_with: {models['ctc']}, text_column: txet}}]"
+    none = phonolake("plan", path, "--set", misspelt)
+    assert none.returncode == 2
+    assert "text_column is 'txet', and no recording" in none.stderr
+    assert "they have text" in none.stderr
     other = phonolake("plan", path, "--set", f"transcripts=[{{model: reference, align_with: {models['hubert']}}}]")
     assert other.returncode == 2
     assert "is a speech model; transcripts come from" in other.stderr

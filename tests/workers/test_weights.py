@@ -222,3 +222,10 @@ def test_silero_resolves_to_the_packaged_weights(monkeypatch: pytest.MonkeyPatch
     found = resolve("silero")
     assert found.kind == "silero"
     assert hashlib.sha256((found.folder / vad.WEIGHTS).read_bytes()).hexdigest() == vad.WEIGHTS_SHA256
+
+
+def test_weights_in_another_form_than_safetensors_are_refused_with_the_remedy(tmp_path):
+    folder = whisper_folder(tmp_path / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickled holds no \.safetensors.*save_pretrained"):
+        resolve(str(folder))
