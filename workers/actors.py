@@ -5,7 +5,6 @@ the model costs the segments that cause it, never the table.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import soxr
 
-from schemas import wire
 from workers.models.kinds import KINDS
 from workers.models.model import Clip, Loading, ModelStage
-from workers.results import StageError, append_results, clips, rows_that_need, unheard
+from workers.results import StageError, append_results, clips, rows_of_segment, rows_that_need, unheard
 from workers.weights import ModelError, resolve
 
 logger = logging.getLogger(__name__)
@@ -105,18 +103,15 @@ class PoolMember:
         waveform = soxr.resample(clip.waveform, ours, theirs, quality="HQ")
         return Clip(waveform, clip.start_seconds, clip.recording_id, clip.reference)
 
-    def _rows(self, result: Any, stage: ModelStage) -> list[dict[str, Any]] | StageError:
+    def _rows(self, result: Any, stage: ModelStage) -> pa.ListArray | StageError:
         if isinstance(result, StageError):
             return result
         try:
             rows = self._model.rows(result, stage)
-            if self._spec.kind == "own":  # a row of another form would end the run where rows become columns
-                pa.array([rows], wire.rows_type(stage.table))
-        except Exception as error:  # a model may raise anything on odd input
+            named = [{"model": stage.name, "revision": self._revision, **row} for row in rows]
+            return rows_of_segment(stage.table, named)
+        except Exception as error:  # a model may raise anything on odd input, and a class of the user's give anything
             return self._failed(error)
-        if not all(map(_is_finite, rows)):
-            return StageError("model_failed", f"{self._spec.model} gave a number that is none (NaN or infinity)")
-        return [{"model": stage.name, "revision": self._revision, **row} for row in rows]
 
     def _results(self, heard: list[Clip]) -> list[Any]:
         """Run the model; where it raises, halve until the segments that cause it stand alone."""
@@ -141,18 +136,3 @@ class PoolMember:
             self._model.run([Clip(np.zeros(SILENCE_SECONDS * self._model.sample_rate, np.float32))])
         except Exception:  # whatever it is, the model is dead
             raise error from None
-
-
-def _is_finite(row: dict[str, Any]) -> bool:
-    return all(map(_is_number, row.values()))
-
-
-def _is_number(value: Any) -> bool:
-    """Tell whether a value has no NaN or infinity in it."""
-    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return bool(np.isfinite(value).all())
-    if isinstance(value, float | np.floating):
-        return bool(np.isfinite(value))
-    if isinstance(value, dict):
-        return all(map(_is_number, value.values()))
-    return not isinstance(value, Sequence) or isinstance(value, str) or all(map(_is_number, value))

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import wire
-from workers.columns import as_array
+from schemas import tables, wire
+from workers.columns import as_array, is_finite
 from workers.models.model import Clip
 
 INT16_SCALE: Final = np.float32(32768.0)
@@ -54,15 +54,32 @@ def clips(table: pa.Table, rows: Sequence[int], signal: str) -> Iterator[Clip]:
         yield Clip(waveform, row["start_seconds"] or 0.0, row["recording_id"], row["reference"])
 
 
+def rows_of_segment(kind: str, rows: Sequence[dict[str, Any]]) -> pa.ListArray:
+    """Return what a stage found in one segment as an array of one list of table `kind`'s structs.
+
+    Raises:
+        pa.ArrowException, TypeError: a value is not of its column's type.
+        ValueError: a row has a column that the table has not, or lacks one that it must have; or a number is NaN or
+            infinite.
+    """
+    fields = {field.name: field for field in tables.beyond_keys(kind)}
+    for row in rows:
+        if unknown := row.keys() - fields.keys():
+            raise ValueError(f"{kind} has no column {', '.join(sorted(unknown))}")
+        if missing := [name for name, field in fields.items() if not field.nullable and row.get(name) is None]:
+            raise ValueError(f"{kind} needs {', '.join(missing)}")
+    array = pa.array([rows], wire.rows_type(kind))
+    if not is_finite(array):
+        raise ValueError("a number is none (NaN or infinity)")
+    return array
+
+
 def append_results(
-    table: pa.Table,
-    stage: str,
-    kind: str,
-    rows_of: dict[int, list[dict[str, Any]]],
-    errors: dict[int, StageError],
+    table: pa.Table, stage: str, kind: str, rows_of: dict[int, pa.ListArray], errors: dict[int, StageError]
 ) -> pa.Table:
-    """Append a stage's two columns; `rows_of` gives the structs of table `kind` for each position that has any."""
-    rows = pa.array([rows_of.get(row, []) for row in range(table.num_rows)], wire.rows_type(kind))
+    """Append a stage's two columns; `rows_of` gives what rows_of_segment made for each position that has any."""
+    none = pa.array([[]], wire.rows_type(kind))
+    rows = pa.concat_arrays([none[:0], *(rows_of.get(row, none) for row in range(table.num_rows))])
     return append_columns(table, stage, rows, errors)
 
 

@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from schemas import tables, wire
-from workers.results import StageError, append_results
+from workers.results import StageError, append_results, rows_of_segment
 from workers.tabulate import RunKeys, in_order, merge_totals, receipt_rows, tabulate, totals
 
 KEYS = RunKeys("000007", "prompts", datetime(2026, 3, 1, 2, 30, tzinfo=UTC))
@@ -51,12 +52,14 @@ def block_of(*rows):
     return pa.Table.from_pylist(list(rows), schema=wire.WIRE)
 
 
-def embedding(first):
-    return [{**NAMES, "layer": "last", "pooling": "mean", "dim": 2, "vector": [first, 0.5]}]
+def embedding(first, **names):
+    row = {**NAMES, **names, "layer": "last", "pooling": "mean", "dim": 2, "vector": [first, 0.5]}
+    return rows_of_segment("embeddings", [row])
 
 
 def tags(*scores):
-    return [{**NAMES, "label": f"label {number}", "score": score} for number, score in enumerate(scores)]
+    rows = [{**NAMES, "label": f"label {number}", "score": score} for number, score in enumerate(scores)]
+    return rows_of_segment("tags", rows)
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def block():
     table = append_results(
         table, EMBED, "embeddings", {0: embedding(1), 1: embedding(2)}, {3: StageError("model_failed", "no good")}
     )
-    return append_results(table, TAG, "tags", {0: tags(0.75, 0.5, 0.25), 1: [], 3: tags(0.125)}, {})
+    return append_results(table, TAG, "tags", {0: tags(0.75, 0.5, 0.25), 1: tags(), 3: tags(0.125)}, {})
 
 
 def test_every_table_has_exactly_its_schema(block):
@@ -155,7 +158,7 @@ def test_tables_without_rows_are_left_out():
 
 def test_two_stages_of_one_table_are_joined_sorted_by_model():
     table = block_of(segment("a", 0), segment("b", 0))
-    other = [{**embedding(9)[0], "model": "another"}]
+    other = embedding(9, model="another")
     table = append_results(table, EMBED, "embeddings", {0: embedding(1), 1: embedding(2)}, {})
     table = append_results(table, "embeddings/another", "embeddings", {0: other, 1: other}, {})
     rows = tabulate(table, KEYS, BASE, [*STAGES, ("embeddings/another", "embeddings")])["embeddings"]
@@ -197,3 +200,26 @@ def test_rows_in_order_are_not_copied(block):
     assert in_order("segments", rows) is rows
     backwards = rows.take([2, 1, 0])
     assert in_order("segments", backwards).equals(rows)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"score": float("nan")}, "NaN or infinity"),
+        ({"score": np.float32("inf")}, "NaN or infinity"),
+        ({"score": 1e300}, "NaN or infinity"),
+        ({"colour": "red"}, "tags has no column colour"),
+        ({"label": None}, "tags needs label"),
+        ({"label": 9}, "Expected bytes, got"),
+    ],
+)
+def test_a_row_that_its_table_cannot_hold_is_refused(row, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        rows_of_segment("tags", [{**NAMES, "label": "x", "score": 0.5} | row])
+
+
+def test_numbers_are_looked_at_however_deep_they_lie():
+    words = [{"word": "a", "start": None, "end": 1.0, "probability": float("nan")}]
+    with pytest.raises(ValueError, match="NaN"):
+        rows_of_segment("transcripts", [{**NAMES, "text": "a", "words": words}])
+    rows_of_segment("transcripts", [{**NAMES, "text": "a", "words": [words[0] | {"probability": None}]}])
