@@ -32,8 +32,8 @@ from workers.features import SpectrogramStage, add_spectrograms
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
 from workers.models.model import ModelStage
-from workers.objects import Place, Source
 from workers.recording import Recording
+from workers.source import Place, Source
 from workers.spectrogram_settings import SpectrogramSettings
 
 TASK_BYTES: Final = 112 << 20  # of source objects: an hour at 16 kHz and 16 bits; 3 s of work and more anyway

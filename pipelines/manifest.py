@@ -17,7 +17,7 @@ import pyarrow.parquet
 
 from pipelines.errors import RecipeError, StoreError
 from schemas.records import PROBLEM
-from workers.objects import local_path
+from workers.source import local_path
 from workers.stores import Options, fsspec_options, is_s3
 
 ENTRIES: Final = pa.schema(

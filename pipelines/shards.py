@@ -22,8 +22,9 @@ from pipelines.listing import LISTING
 from pipelines.parquet import to_parquet
 from pipelines.store import Store
 from schemas import layout
-from workers.objects import ObjectError, Source
+from workers.objects import ObjectError
 from workers.shards import DAMAGE, STREAM_BUFFER, audio_columns, entries, is_gzipped, open_shard, open_tar
+from workers.source import Source
 from workers.stores import Options, ReadingStopped
 
 _Member = dict[str, Any]  # name, size, piece, offset; metadata, problem where there are any

@@ -24,7 +24,7 @@ from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed
 from pipelines.manifest import read_manifest
 from pipelines.recipe_sections import SourceSection
 from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES, KeptShards, list_parquets, list_tars
-from workers.objects import local_path
+from workers.source import local_path
 from workers.stores import Options, ReadingStopped, etag_of, fsspec_options, is_s3, s3_store, split_s3
 
 LISTERS: Final = 16

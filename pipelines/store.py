@@ -23,7 +23,7 @@ import fsspec
 from pipelines.backends import S3, Backend, Disk
 from pipelines.errors import RecipeError, StoreError
 from schemas import layout
-from workers.objects import local_path
+from workers.source import local_path
 from workers.stores import fsspec_options, is_s3
 
 TRIES: Final = 4

@@ -6,9 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.objects import Fetched, ObjectError, fetch, local_path
+from workers.objects import Fetched, ObjectError, fetch
 from workers.recording import Recording
 from workers.shards import read_neighbours, read_piece, too_big
+from workers.source import local_path
 from workers.stores import ReadingStopped
 
 FETCHES_IN_FLIGHT: Final = 16

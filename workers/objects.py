@@ -13,16 +13,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Final, Protocol, TypeVar
+from typing import IO, Final, TypeVar
 
-import fsspec
-import obstore
 from obstore.exceptions import PreconditionError
 
-from workers.stores import Options, ReadingStopped, etag_of, fsspec_options, is_s3, s3_store, split_s3
+from workers.readers import Changed, Reader, reader_of
+from workers.source import Source, local_path
+from workers.stores import Options, ReadingStopped
 
 SPOOL_BYTES: Final = 64 << 20  # larger objects go through a private file instead of memory
-CHUNK_BYTES: Final = 4 << 20
 TRIES: Final = 4
 FIRST_PAUSE_SECONDS: Final = 0.25
 
@@ -42,43 +41,6 @@ class ObjectError(Exception):
     def __init__(self, code: str, message: str, attempts: int = 1) -> None:
         super().__init__(code, message, attempts)
         self.code, self.message, self.attempts = code, message, attempts
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a recording lies that is no object of its own.
-
-    Attributes:
-        shard: uri of the tar or Parquet file; etag and time of its Source are the shard's.
-        shard_bytes: how big that is.
-        piece: which part of the shard can only be read from its beginning: the whole of a .tar.gz (0), a row group of
-            a Parquet file; None in a .tar, which is read at any byte.
-        offset: the byte its data starts at (.tar), its number among the members (.tar.gz) or its row in the row group.
-    """
-
-    shard: str
-    shard_bytes: int
-    piece: int | None
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One object at one version, as it was planned. `modified_ns` counts where there is no etag.
-
-    `place` says where it lies if that is inside a shard; the uri is then the shard's, `#`, and the member's name.
-    """
-
-    uri: str
-    etag: str | None
-    size_bytes: int
-    modified_ns: int | None
-    place: Place | None = None
-
-    @property
-    def object_uri(self) -> str:
-        """The object that is read: the recording's own, or its shard."""
-        return self.place.shard if self.place else self.uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +73,6 @@ class Fetched:
             self.spool.close()
 
 
-class _Reader(Protocol):
-    def chunks(self, start: int, length: int) -> Iterator[bytes]:
-        """Yield an object's bytes from `start`; about `length` are wanted.
-
-        Raises FileNotFoundError, PreconditionError, _Changed, or an error of the store.
-        """
-
-
 def fetch(source: Source, options: Options) -> Fetched:
     """Read an object, or a member of a tar at its place, at its planned version.
 
@@ -130,11 +84,10 @@ def fetch(source: Source, options: Options) -> Fetched:
     if source.size_bytes <= SPOOL_BYTES:
         content = read_range(source, source.place.offset if source.place else 0, source.size_bytes, options)
         return Fetched(content, None, len(content), hashlib.sha256(content).hexdigest())
-    path = local_path(source.object_uri)
+    reader, path = reader_of(source, options), local_path(source.object_uri)
     if path is not None and source.place is None:  # a long local file is decoded where it lies
-        digest = _retried(source, lambda: _digest(_checked(_LocalReader(path, source), source)))
+        digest = _retried(source, lambda: _digest(_checked(reader, source)))
         return Fetched(b"", path, source.size_bytes, digest, read_at=source)
-    reader = _reader(source, options)
     return spooled(source, lambda: _checked(reader, source))
 
 
@@ -142,7 +95,7 @@ def read_range(source: Source, start: int, length: int, options: Options) -> byt
     """Return `length` bytes of a source's object from byte `start` of it; all of them, or an error as of fetch."""
     if length == 0 and source.place is not None:
         return b""  # stores refuse an empty range
-    reader = _reader(source, options)
+    reader = reader_of(source, options)
     if source.place is None and length == source.size_bytes:
         return _retried(source, lambda: b"".join(_checked(reader, source)))
 
@@ -152,7 +105,7 @@ def read_range(source: Source, start: int, length: int, options: Options) -> byt
             found += chunk[: length - len(found)]
             if len(found) == length:
                 return bytes(found)
-        raise _Changed(f"{length} bytes from {start} were there, and are {len(found)} now")
+        raise Changed(f"{length} bytes from {start} were there, and are {len(found)} now")
 
     return _retried(source, read)
 
@@ -176,30 +129,19 @@ def _once(source: Source, chunks: Callable[[], Iterator[bytes]], path: str) -> s
         raise
 
 
-def local_path(uri: str) -> str | None:
-    """Return the path of a local uri (plain or file://), None for a remote one."""
-    if uri.startswith("file://"):
-        return uri.removeprefix("file://")
-    return None if "://" in uri else uri
-
-
-class _Changed(Exception):
-    """The object is not the planned version."""
-
-
-def _checked(reader: _Reader, source: Source) -> Iterator[bytes]:
+def _checked(reader: Reader, source: Source) -> Iterator[bytes]:
     """Yield a source's bytes; stop where it is not as long as planned, before more is held than was planned for."""
     seen, inside = 0, source.place is not None
     for chunk in reader.chunks(source.place.offset if source.place else 0, source.size_bytes):
         wanted = chunk[: source.size_bytes - seen] if inside else chunk
         seen += len(wanted)
         if seen > source.size_bytes:
-            raise _Changed(f"it was {source.size_bytes} bytes and is longer now")
+            raise Changed(f"it was {source.size_bytes} bytes and is longer now")
         yield wanted
         if inside and seen == source.size_bytes:
             return
     if seen < source.size_bytes:
-        raise _Changed(f"it was {source.size_bytes} bytes and is {seen} now")
+        raise Changed(f"it was {source.size_bytes} bytes and is {seen} now")
 
 
 def _digest(chunks: Iterator[bytes]) -> str:
@@ -228,7 +170,7 @@ def _retried(source: Source, read: Callable[[], _T]) -> _T:
         except PreconditionError:
             reason = f"its etag is no longer {source.etag}"
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {reason}", attempt) from None
-        except _Changed as error:
+        except Changed as error:
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {error}", attempt) from None
         except ObjectError:
             raise
@@ -251,61 +193,3 @@ def _raise_if_hopeless(error: Exception, uri: str) -> None:
 
 def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-@dataclass(frozen=True, slots=True)
-class _LocalReader:
-    path: str
-    source: Source
-
-    def chunks(self, start: int, length: int) -> Iterator[bytes]:
-        with open(self.path, "rb", buffering=0) as file:
-            modified_ns = os.fstat(file.fileno()).st_mtime_ns
-            if self.source.modified_ns not in (None, modified_ns):
-                raise _Changed("its modification time is another now")
-            file.seek(start)
-            step = min(CHUNK_BYTES, length + 1)  # as much memory as it takes, and one byte too many
-            while chunk := file.read(step):
-                yield chunk
-
-
-@dataclass(frozen=True, slots=True)
-class _ObstoreReader:
-    store: Any
-    key: str
-    source: Source
-
-    def chunks(self, start: int, length: int) -> Iterator[bytes]:
-        options: dict[str, Any] = {"if_match": f'"{self.source.etag}"'} if self.source.etag else {}
-        if start or length < (self.source.place.shard_bytes if self.source.place else self.source.size_bytes):
-            options["range"] = (start, start + length)
-        for chunk in obstore.get(self.store, self.key, options=options).stream(min_chunk_size=CHUNK_BYTES):
-            yield bytes(chunk)
-
-
-@dataclass(frozen=True, slots=True)
-class _FsspecReader:
-    filesystem: Any
-    path: str
-
-    source: Source
-
-    def chunks(self, start: int, length: int) -> Iterator[bytes]:
-        if self.source.etag and etag_of(self.filesystem.info(self.path)) != self.source.etag:
-            raise _Changed(f"its etag is no longer {self.source.etag}")
-        with self.filesystem.open(self.path, "rb", cache_type="none") as file:
-            file.seek(start)
-            while chunk := file.read(min(CHUNK_BYTES, length + 1)):
-                yield chunk
-
-
-def _reader(source: Source, options: Options) -> _Reader:
-    uri = source.object_uri
-    path = local_path(uri)
-    if path is not None:
-        return _LocalReader(path, source)
-    bucket, key = split_s3(uri) if is_s3(uri) else ("", "")
-    if key and not set(key.split("/")) & {"", ".", ".."}:  # obstore takes no such parts; s3fs does
-        return _ObstoreReader(s3_store(bucket, tuple(sorted(options.items()))), key, source)
-    filesystem, path = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))
-    return _FsspecReader(filesystem, path, source)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from workers.headerless import RawAudio, raw_audio
-from workers.objects import Source
+from workers.source import Source
 
 
 @dataclass(frozen=True, slots=True)

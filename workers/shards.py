@@ -18,7 +18,8 @@ from typing import IO, Any, BinaryIO, Final, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from workers.objects import SPOOL_BYTES, Fetched, ObjectError, Source, fetch, read_range, spooled
+from workers.objects import SPOOL_BYTES, Fetched, ObjectError, fetch, read_range, spooled
+from workers.source import Source
 from workers.stores import Options
 
 STREAM_BUFFER: Final = 8 << 20  # bytes of a range request where a shard is read from end to end

@@ -21,8 +21,9 @@ from pipelines.sources import list_source
 from schemas.failures import CODES
 from tests.fuzz.campaign import peak_bytes
 from tests.fuzz.tars import Tar
-from workers.objects import Fetched, ObjectError, Place, Source, fetch
+from workers.objects import Fetched, ObjectError, fetch
 from workers.shards import read_piece
+from workers.source import Place, Source
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS_SPACE_BYTES = 3 << 30

@@ -22,9 +22,9 @@ from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import DecodeError
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
-from workers.objects import Source
 from workers.recording import Recording
 from workers.segments import Segment, SegmentSettings, segmenter
+from workers.source import Source
 from workers.vad import FRAME, SpeechDetector
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"

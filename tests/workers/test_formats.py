@@ -27,9 +27,9 @@ from workers.decoded import DecodeError
 from workers.headerless import RawAudio
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
-from workers.objects import Source
 from workers.recording import Recording
 from workers.segments import SegmentSettings
+from workers.source import Source
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"
 RATE = 16_000

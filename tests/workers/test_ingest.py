@@ -16,9 +16,9 @@ from workers import objects
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
-from workers.objects import Source
 from workers.recording import Recording
 from workers.segments import SegmentSettings
+from workers.source import Source
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4"}

@@ -12,8 +12,9 @@ import fsspec
 import pytest
 
 from schemas.failures import CODES
-from workers import objects
-from workers.objects import ObjectError, Source, fetch, local_path
+from workers import objects, readers
+from workers.objects import ObjectError, fetch
+from workers.source import Source, local_path
 from workers.stores import is_s3, split_s3
 
 CLIP = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus" / "en" / "invalid.wav"
@@ -73,7 +74,7 @@ def test_a_local_object_comes_whole_with_its_digest(clip, scheme):
 
 
 def test_an_object_in_many_chunks_is_joined_in_order(clip, monkeypatch):
-    monkeypatch.setattr(objects, "CHUNK_BYTES", 777)
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 777)
     assert fetch(planned(clip), {}).content == CONTENT
 
 
@@ -239,9 +240,9 @@ def test_a_key_may_hold_what_a_url_may_not():
 
 def test_an_object_behind_fsspec_of_another_etag_has_changed_even_at_the_same_size(in_memory, monkeypatch):
     source = replace(in_memory, etag="one")
-    monkeypatch.setattr(objects, "etag_of", lambda info: "two")
+    monkeypatch.setattr(readers, "etag_of", lambda info: "two")
     assert refusal(source).code == "source_changed"
-    monkeypatch.setattr(objects, "etag_of", lambda info: "one")
+    monkeypatch.setattr(readers, "etag_of", lambda info: "one")
     assert fetch(source, {}).size_bytes == source.size_bytes
 
 

@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.failures import CODES
-from workers import loading, objects, shards
+from workers import loading, objects, readers, shards
 from workers.loading import SourceSettings, load_ahead, read_together
-from workers.objects import Fetched, ObjectError, Place, Source
+from workers.objects import Fetched, ObjectError
 from workers.recording import Recording
 from workers.shards import read_neighbours, read_piece, shard_of
+from workers.source import Place, Source
 
 SETTINGS = SourceSettings((), 1 << 30)
 ANYTHING = 1 << 30
@@ -342,7 +343,7 @@ def test_a_shard_that_cannot_be_reached_is_not_said_to_be_damaged(tmp_path, shar
     def hang_up(*_: Any) -> Iterator[bytes]:
         raise ConnectionResetError("the store hung up")
 
-    monkeypatch.setattr(objects._LocalReader, "chunks", hang_up)
+    monkeypatch.setattr(readers._LocalReader, "chunks", hang_up)
     found = list(load_ahead(recordings(members), SETTINGS))
     assert [outcome.code for _, outcome in found] == ["fetch_failed"] * 3
     assert all("hung up" in outcome.message for _, outcome in found)

@@ -18,10 +18,10 @@ from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
 from workers.models.model import ModelStage
-from workers.objects import Source
 from workers.recording import Recording
 from workers.samples import resampler, to_int16
 from workers.segments import Segment, SegmentSettings, segmenter
+from workers.source import Source
 from workers.vad import SpeechDetector
 from workers.weights import resolve
 
