@@ -1,0 +1,48 @@
+"""How commands open a lake and print what they found: text for people, JSON for programs."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.errors import RecipeError
+from pipelines.store import Store
+from schemas import layout
+
+
+def lake_store(lake: str, endpoint_url: str | None) -> Store:
+    """Return the store of a lake that a command names.
+
+    Raises:
+        RecipeError: there are no runs in it.
+    """
+    store = Store(lake.rstrip("/"), {"endpoint_url": endpoint_url} if endpoint_url else {})
+    if not store.list(layout.RUNS):
+        raise RecipeError(f"{lake} holds no runs; is it a lake?")
+    return store
+
+
+def say(facts: Any, text: str, as_json: bool) -> None:
+    """Print facts as JSON or as text."""
+    if as_json:
+        print_json(facts)
+    else:
+        print(text)
+
+
+def print_json(facts: Any) -> None:
+    """Print facts as JSON."""
+    print(json.dumps(facts, indent=1, default=str, ensure_ascii=False))
+
+
+def print_table(table: Table) -> None:
+    """Print a table; to a file or pipe its rows are not folded."""
+    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def cell(value: Any) -> str:
+    """Return a value as a cell of a table, cut to 200 characters."""
+    text = "" if value is None else str(value)
+    return text if len(text) <= 200 else text[:197] + "..."

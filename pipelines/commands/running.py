@@ -1,0 +1,83 @@
+"""Commands that carry a recipe out: run, retry, abandon, plan, demo."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.options import AsJson, Overrides, RecipePath
+from pipelines.commands.output import say
+from pipelines.errors import RecipeError
+from pipelines.recipe import Recipe, load_recipe
+from schemas.failures import CODES
+from schemas.records import Seal
+
+
+def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Plan, resume or finish a run; print progress and a closing summary."""
+    from pipelines.run import run as carry_out
+
+    loaded = load_recipe(recipe, overrides)
+    _carry(loaded, lambda: carry_out(loaded), "nothing new", as_json)
+
+
+def retry(
+    recipe: RecipePath,
+    code: Annotated[list[str] | None, typer.Option("--code", help="Only these failure codes; may be repeated.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan again what failed, and carry it out: by default what failed for a reason that may pass."""
+    from pipelines.run import retry as carry_out
+
+    unknown = sorted(set(code or ()) - CODES.keys())
+    if unknown:
+        raise RecipeError(f"there is no failure code {', '.join(unknown)}; there are {', '.join(sorted(CODES))}")
+    loaded = load_recipe(recipe, overrides)
+    _carry(loaded, lambda: carry_out(loaded, code or ()), "nothing to try again", as_json)
+
+
+def abandon(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Close the open run of a corpus: what is done is published, the rest returns to the next plan."""
+    from pipelines.run import abandon as carry_out
+
+    loaded = load_recipe(recipe, overrides)
+    _carry(loaded, lambda: carry_out(loaded), "no run is open", as_json)
+
+
+def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Show what a run would do: recordings, hours, bytes, stages. Changes nothing."""
+    from pipelines.forecast import forecast, forecast_text
+
+    loaded = load_recipe(recipe, overrides)
+    facts = forecast(loaded)
+    say({**facts, "recipe": loaded.model_dump(mode="json")}, forecast_text(facts, loaded), as_json)
+
+
+def demo(
+    lake: Annotated[Path, typer.Option(help="Where to write; made anew each time.")] = Path("demo-lake"),
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole pipeline on the shipped clips with real models, and show what came out."""
+    from pipelines.demo.show import run_demo
+
+    run_demo(lake, as_json=as_json)
+
+
+def _carry(recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str, as_json: bool) -> None:
+    """Carry out a command that may end in a seal, and say what it did."""
+    from pipelines.report import summary, summary_text
+
+    started = time.monotonic()
+    seal = carry_out()
+    if seal is None:
+        say({"corpus": recipe.corpus, "recordings": 0}, f"corpus {recipe.corpus}: {otherwise}", as_json)
+        return
+    text = summary_text(seal, time.monotonic() - started, recipe.lake.uri)
+    if seal.failed:
+        text += f"\n  see why: phonolake failures {recipe.lake.uri}"
+    if seal.returned:
+        text += f"\n  {seal.returned:,} recordings return to the next plan"
+    say(summary(seal), text, as_json)
