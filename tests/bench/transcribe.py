@@ -9,8 +9,8 @@ are over the clips with at least four words, after Whisper's own text normalisat
 
 Two more rows compare the same weights on CTranslate2 in 8 bits: our pipeline with faster-whisper-tiny.en, and
 faster-whisper's own BatchedInferencePipeline in one process, as many threads, batch 8, no voice detection: each clip is
-one call, with the whole clip as its only timestamp, for its batches are made of one recording. `--pack` lets our
-transformers row put several clips into one window.
+one call, with the whole clip as its only timestamp, for its batches are made of one recording. `--pack` lets our two
+rows put several clips into one window.
 """
 
 import argparse
@@ -178,12 +178,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--pack", action="store_true", help="several clips in one window, in our transformers row")
+    parser.add_argument("--pack", action="store_true", help="several clips in one window, in our two rows")
     options = parser.parse_args()
     rows: dict[str, Callable[[Path, Path], dict[str, str]]] = {
         "baseline": baseline,
         "phonolake": partial(ours, pack=options.pack),
-        "phonolake on ctranslate2": partial(ours, model=CTRANSLATE2_MODEL),
+        "phonolake on ctranslate2": partial(ours, model=CTRANSLATE2_MODEL, pack=options.pack),
         "faster-whisper": rival,
     }
     with tempfile.TemporaryDirectory(prefix="phonolake-bench-") as folder:
@@ -201,7 +201,8 @@ def main() -> None:
     packed = ", packed," if options.pack else ""
     for name, other, what in (
         ("phonolake", "baseline", f"phonolake{packed} against the Ray baseline"),
-        ("phonolake on ctranslate2", "faster-whisper", "phonolake on ctranslate2 against faster-whisper"),
+        ("phonolake on ctranslate2", "baseline", f"phonolake on ctranslate2{packed} against the Ray baseline"),
+        ("phonolake on ctranslate2", "faster-whisper", f"phonolake on ctranslate2{packed} against faster-whisper"),
     ):
         ratio = statistics.median(a / b for a, b in zip(rates[name], rates[other], strict=True))
         print(f"bench transcribe: {what}: {ratio:.2f} times the clips per second ({len(references)} clips)")

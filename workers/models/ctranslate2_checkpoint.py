@@ -48,10 +48,11 @@ def check_settings(folder: Path, table: str, settings: dict[str, Any]) -> None:
         raise ValueError(f"it has no language {settings['language']!r}; it has {', '.join(known)}")
     if settings["task"] == "translate" and not checkpoint.languages:
         raise ValueError("it knows English only and cannot translate")
-    if settings["words"] and not checkpoint.aligns:
-        raise ValueError("its config.json names no alignment_heads, without which words get no times; convert it anew")
-    if settings["pack"]:
-        raise ValueError("CTranslate2 hears one clip a window; leave `pack` out, or take a transformers checkpoint")
+    if (settings["words"] or settings["pack"]) and not checkpoint.aligns:
+        raise ValueError(
+            "its config.json names no alignment_heads, without which words get no times and packed clips cannot be "
+            "told apart; convert it anew, or leave `words` and `pack` out"
+        )
     _check_options(settings["options"])
 
 

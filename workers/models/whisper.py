@@ -4,8 +4,7 @@ Every 30-s window is decoded on its own, without the text before it: that loses 
 hallucination from one window into the next.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -17,13 +16,13 @@ from transformers import AutoTokenizer, WhisperForConditionalGeneration
 from workers.models.batching import Budget, run_batched
 from workers.models.checkpoint_files import refuse_gaps
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.transcript import Transcript, WindowText, join, transcript_row
+from workers.models.transcript import Transcript, WindowText, transcript_row
 from workers.models.whisper_decoding import Decoder
 from workers.models.whisper_features import SAMPLE_RATE, WINDOW_SAMPLES
-from workers.models.whisper_guards import NEAR_SILENCE, sound_level, sound_span
-from workers.models.whisper_packing import Layout, Sound, lay_out
+from workers.models.whisper_packing import Layout, lay_out
 from workers.models.whisper_reading import Reader
 from workers.models.whisper_tokens import refuse_impossible, special_tokens
+from workers.models.whisper_windows import Window, cut, telling, together, transcripts, with_languages
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -58,25 +57,6 @@ class WhisperOptions:
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.max_new_tokens < 1:
             raise ValueError(f"batch_size and max_new_tokens are at least 1, not {self}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """At most 30 s of a clip.
-
-    Attributes:
-        clip: its position in the call.
-        recording: the clip's recording; "" where it is not known.
-        start: where the window begins in the clip, seconds.
-        sound: its samples.
-        language: its language, where that is known before it is decoded.
-    """
-
-    clip: int
-    recording: str
-    start: float
-    sound: Sound
-    language: str | None
 
 
 class WhisperModel:
@@ -133,28 +113,19 @@ class WhisperModel:
         A clip longer than 30 s is cut into consecutive 30-s windows, and their texts are joined by a space; an empty
         one is heard as silence. Raises ValueError for a waveform that is not 1-D.
         """
-        windows = [window for index, clip in enumerate(clips) for window in _cut(index, clip, self._language)]
+        windows = cut(clips, self._language)
         if self._language is None and self._options.identify == "recording":
             windows = self._with_languages(windows)
         texts = self._packed(windows) if self._options.pack else {}
         left = [position for position in range(len(windows)) if position not in texts]
         texts |= dict(zip(left, self._alone([windows[position] for position in left]), strict=True))
-        of_clip: dict[int, list[int]] = defaultdict(list)
-        for position, window in enumerate(windows):
-            of_clip[window.clip].append(position)
-        return [
-            join(
-                [texts[position] for position in of_clip[index]],
-                [clip.start_seconds + windows[position].start for position in of_clip[index]],
-            )
-            for index, clip in enumerate(clips)
-        ]
+        return transcripts(clips, windows, texts)
 
     def rows(self, result: Transcript, stage: ModelStage) -> list[dict[str, Any]]:
         """Return the transcript."""
         return [transcript_row(result)]
 
-    def _alone(self, windows: Sequence[_Window]) -> list[WindowText]:
+    def _alone(self, windows: Sequence[Window]) -> list[WindowText]:
         """Read windows one by one in batches; those that the guards refuse once more, warmer.
 
         A refused window passes the encoder a second time, whatever number of temperatures it needs.
@@ -173,10 +144,10 @@ class WhisperModel:
             texts[position] = text
         return texts
 
-    def _packed(self, windows: Sequence[_Window]) -> dict[int, WindowText]:
+    def _packed(self, windows: Sequence[Window]) -> dict[int, WindowText]:
         """Read clips that share windows; return the texts that look right, by position in `windows`."""
         sounds = [window.sound for window in windows]
-        layouts = [layout for group in _together(windows) for layout in lay_out(sounds, group) if len(layout) > 1]
+        layouts = [layout for group in together(windows) for layout in lay_out(sounds, group) if len(layout) > 1]
 
         def read(some: Sequence[Layout]) -> list[dict[int, WindowText]]:
             return self._reader.read_packed(some, sounds, [windows[layout[0].clip].language for layout in some])
@@ -184,25 +155,21 @@ class WhisperModel:
         found = self._run(layouts, [sum(len(sounds[place.clip].samples) for place in one) for one in layouts], read)
         return {position: text for texts in found for position, text in texts.items()}
 
-    def _with_languages(self, windows: Sequence[_Window]) -> list[_Window]:
+    def _with_languages(self, windows: Sequence[Window]) -> list[Window]:
         """Find the language of every recording of which several clips are here.
 
         It has the highest sum of probabilities over the clips' first windows, which pass the encoder once more.
         """
-        clips = Counter(window.recording for window in windows if window.recording and window.start == 0)
-        firsts = [window for window in windows if window.start == 0 and clips[window.recording] > 1]
-        sums: dict[str, np.ndarray] = {}
-        for window, probabilities in zip(firsts, self._batched(firsts, self._probabilities), strict=True):
-            sums[window.recording] = sums.get(window.recording, 0.0) + probabilities
-        codes = list(self._decoder.tokens.languages)
-        found = {recording: codes[int(total.argmax())] for recording, total in sums.items()}
-        return [replace(window, language=found.get(window.recording)) for window in windows]
+        told = telling(windows)
+        return with_languages(
+            windows, told, self._batched(told, self._probabilities), list(self._decoder.tokens.languages)
+        )
 
-    def _probabilities(self, windows: Sequence[_Window]) -> list[np.ndarray]:
+    def _probabilities(self, windows: Sequence[Window]) -> list[np.ndarray]:
         audio = self._decoder.encode([window.sound.samples for window in windows])
         return list(self._decoder.languages(audio).double().cpu().numpy())
 
-    def _batched(self, windows: Sequence[_Window], read: Callable[[list[_Window]], list[_Result]]) -> list[_Result]:
+    def _batched(self, windows: Sequence[Window], read: Callable[[list[Window]], list[_Result]]) -> list[_Result]:
         return self._run(windows, [len(window.sound.samples) for window in windows], read)
 
     def _run(
@@ -210,26 +177,3 @@ class WhisperModel:
     ) -> list[_Result]:
         """Read items in batches of those of like length: they hold about as many tokens, and end at about one step."""
         return run_batched(lengths, self._budget, lambda some, _: read([items[one] for one in some]), WINDOW_SAMPLES)
-
-
-def _cut(index: int, clip: Clip, language: str | None) -> Iterator[_Window]:
-    """Yield consecutive windows of at most 30 s; an empty clip is one empty window."""
-    waveform = clip.waveform
-    if waveform.ndim != 1:
-        raise ValueError(f"a waveform has one axis, not the shape {waveform.shape}")
-    for start in range(0, max(len(waveform), 1), WINDOW_SAMPLES):
-        samples = waveform[start : start + WINDOW_SAMPLES]
-        sound = Sound(samples, sound_span(samples), sound_level(samples))
-        yield _Window(index, clip.recording_id, start / SAMPLE_RATE, sound, language)
-
-
-def _together(windows: Sequence[_Window]) -> list[list[int]]:
-    """Group the positions of windows that may share one: whole clips, not silent, of one language or one recording."""
-    counts = Counter(window.clip for window in windows)
-    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for position, window in enumerate(windows):
-        alone = counts[window.clip] > 1 or window.sound.level < NEAR_SILENCE
-        if not alone and (window.language or window.recording):
-            key = ("language", window.language) if window.language else ("recording", window.recording)
-            groups[key].append(position)
-    return list(groups.values())

@@ -59,7 +59,6 @@ def test_what_a_multilingual_model_can_do_passes(tmp_path):
     ("settings", "message"),
     [
         ({"language": "xx"}, "no language 'xx'; it has en, es"),
-        ({"pack": True}, "leave `pack` out"),
         ({"options": {"beam": 5}}, "the option compute_type, not beam"),
         ({"options": {"compute_type": "int3"}}, "not 'int3'"),
     ],
@@ -83,6 +82,8 @@ def test_words_without_alignment_heads_are_refused(tmp_path):
     check(folder)
     with pytest.raises(ValueError, match="alignment_heads"):
         check(folder, words=True)
+    with pytest.raises(ValueError, match="leave `words` and `pack` out"):
+        check(folder, pack=True)
 
 
 @pytest.mark.parametrize("missing", ["tokenizer.json", "vocabulary.txt"])

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from dataclasses import replace
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import ctranslate2
@@ -21,6 +22,7 @@ from workers.models.ctranslate2_whisper import Ctranslate2WhisperModel
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.whisper import WhisperModel, WhisperOptions
 from workers.models.whisper_features import SAMPLE_RATE, WINDOW_SAMPLES, whisper_log_mel
+from workers.models.whisper_guards import plain
 from workers.models.whisper_weights import convert_packaged_tiny_en
 
 CPU = torch.device("cpu")
@@ -288,10 +290,41 @@ class Scripted:
 
 
 def scripted(whisper, script, **rules):
+    reader = whisper._reader
     model = Ctranslate2WhisperModel(
-        Scripted(script), whisper._tokenizer, whisper._tokens, replace(whisper._rules, **rules), whisper._budget
+        Scripted(script), reader._tokenizer, reader._tokens, replace(whisper._rules, **rules), whisper._budget
     )
-    return model, model._engine
+    return model, model._reader._engine
+
+
+def test_packed_clips_read_as_they_do_alone(tiny_en, whisper):
+    clips = read_clips("en", 6)
+    packed = load(tiny_en, pack=True)
+    read, trusted = packed._reader.read_packed, set()
+
+    def read_packed(*given):
+        found = read(*given)
+        trusted.update(position for window in found for position in window)
+        return found
+
+    packed._reader.read_packed = read_packed
+    transcripts = packed.run(clips)
+    assert len(trusted) >= 5
+    for one, other, clip in zip(transcripts, whisper.run(clips), clips, strict=True):
+        assert SequenceMatcher(None, plain(one.text), plain(other.text)).ratio() > 0.9
+        assert_words_in_time(one, clip)
+        for edge in (0, -1):
+            assert one.words[edge].start == pytest.approx(other.words[edge].start, abs=0.35)
+        assert -1 < one.avg_logprob < 0
+
+
+def test_what_looks_wrong_in_a_shared_window_is_read_as_if_it_had_not_been_packed(tiny_en, whisper):
+    odd = [noise(1.5), silence(2), np.zeros(0, np.float32), noise(31)]
+    clips = [*read_clips("en", 3), *(Clip(wave, 0.0, f"odd{number}") for number, wave in enumerate(odd))]
+    together, alone = load(tiny_en, pack=True).run(clips)[3:], whisper.run(clips)[3:]
+    certain = [place for place, one in enumerate(alone) if one.temperature == 0.0]  # what is sampled never repeats
+    assert certain
+    assert [together[place] for place in certain] == [alone[place] for place in certain]
 
 
 def test_only_windows_that_fail_are_decoded_again_at_rising_temperatures(whisper):
@@ -309,7 +342,7 @@ def test_only_windows_that_fail_are_decoded_again_at_rising_temperatures(whisper
     assert engine.asked == [(0.0, [1, 2, 3, 4]), (0.2, [2, 4]), *((one, [2]) for one in (0.4, 0.6, 0.8, 1.0))]
     assert [one.temperature for one in found] == [0.0, 1.0, 0.0, 0.2]
     assert [one.avg_logprob for one in found] == pytest.approx([-0.1, -5 / 3, -2.0, -0.1])
-    assert found[1].text == whisper._text([7, 8]).strip()
+    assert found[1].text == whisper._reader._text([7, 8]).strip()
     assert "no_speech" in found[2].flags
     assert "low_confidence" in found[1].flags
 
@@ -341,7 +374,7 @@ def test_text_that_reaches_the_token_limit_is_flagged(whisper, speech, monkeypat
 
 def test_a_device_that_runs_out_of_memory_gets_smaller_batches(tiny_en, speech, heard, monkeypatch):
     model = load(tiny_en)
-    whole = model._engine._whisper
+    whole = model._reader._engine._whisper
     sizes = []
 
     class Small:
@@ -354,7 +387,7 @@ def test_a_device_that_runs_out_of_memory_gets_smaller_batches(tiny_en, speech, 
                 raise RuntimeError("CUDA failed with error out of memory")
             return whole.encode(features)
 
-    monkeypatch.setattr(model._engine, "_whisper", Small())
+    monkeypatch.setattr(model._reader._engine, "_whisper", Small())
     assert model.run(speech) == heard
     assert sizes == [3, 2, 1]
     assert model._budget.limit == 2 * WINDOW_SAMPLES
@@ -369,7 +402,7 @@ def test_any_other_error_of_the_engine_is_raised(tiny_en, speech, monkeypatch):
         def encode(self, features):
             raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(model._engine, "_whisper", Broken())
+    monkeypatch.setattr(model._reader._engine, "_whisper", Broken())
     with pytest.raises(RuntimeError, match="no such kernel"):
         model.run(speech[:1])
 

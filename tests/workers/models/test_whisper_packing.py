@@ -16,6 +16,7 @@ from workers.models.whisper_guards import plain, sound_level, sound_span
 from workers.models.whisper_packing import Place, Share, Sound, lay_out, packed_samples, shares, suspicions
 from workers.models.whisper_timestamps import Segment, TimestampRules, segments
 from workers.models.whisper_tokens import Tokens
+from workers.models.whisper_windows import cut
 
 SMALL = Tokens(start=98, end=99, no_timestamps=100, no_speech=97, task=96, languages={})
 VOCABULARY = 101 + 1501
@@ -189,13 +190,7 @@ def test_where_the_language_is_not_known_only_clips_of_one_recording_share_a_win
     whisper._alone = lambda windows: []
     clips = [Clip(tone(3).samples, 0.0, recording) for recording in ("a", "b", "a", "b", "", "c")]
     try:
-        whisper._packed([*_windows(clips)])
+        whisper._packed(cut(clips, None))
     finally:
         del whisper._reader.read_packed, whisper._alone
     assert sorted(sorted(place.clip for place in layout) for layout in layouts) == [[0, 2], [1, 3]]
-
-
-def _windows(clips):
-    from workers.models.whisper import _cut
-
-    return [window for index, clip in enumerate(clips) for window in _cut(index, clip, None)]
