@@ -2,8 +2,9 @@
 
 Ours sorts by length and batches by padded seconds (workers.models.batching), and gives each clip what it gives alone.
 The rivals are transformers' own class in float32 on as many threads: random batches of 16, padded to the longest (whose
-vectors depend on the batch), and one clip at a time. All take the mean of the last hidden state. Two corpora: the
-lengths of the real prompts, and the lengths of speech as Common Voice has them (log-normal, 5.5 s in the mean).
+vectors depend on the batch), and one clip at a time. All take the mean of the last hidden state. One more way
+is `pools.dtype: bfloat16`. What one big matrix product does in a second is told first: float32 can be no faster. Two
+corpora: the lengths of the real prompts, and the lengths of speech as Common Voice has them (log-normal, 5.5 s).
 """
 
 import argparse
@@ -12,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,12 +83,19 @@ def timed(act: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def gigaflops() -> float:
+    """Return how fast the machine multiplies matrices of the shape of the network's largest."""
+    hidden, weights = torch.randn(1500, 768), torch.randn(768, 3072)
+    seconds = min(timed(lambda: hidden @ weights) for _ in range(20))
+    return 2 * 1500 * 768 * 3072 / seconds / 1e9
+
+
 @torch.inference_mode()
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch-seconds", type=float, default=30.0)
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
@@ -94,19 +103,21 @@ def main() -> None:
         path = checkpoint(Path(folder))
         network = transformers.Wav2Vec2Model.from_pretrained(path).eval()
         loading = Loading(path, torch.device("cpu"), torch.float32, (STAGE,), 16, options.batch_seconds)
-        model = SpeechModel.load(loading)
+        model, half = SpeechModel.load(loading), SpeechModel.load(replace(loading, dtype=torch.bfloat16))
+        print(f"a matrix product of float32 does {gigaflops():.0f} billion operations a second", flush=True)
         for name, lengths in corpora(options.clips).items():
             clips = waves(lengths)
             ways: dict[str, Callable[[], object]] = {
                 "padded seconds": lambda clips=clips: model.run([Clip(wave) for wave in clips]),
                 "random batches of 16": lambda clips=clips: random_batches(network, clips),
                 "one by one": lambda clips=clips: one_by_one(network, clips),
+                "padded seconds, bfloat16": lambda clips=clips: half.run([Clip(wave) for wave in clips]),
             }
             times: dict[str, list[float]] = {way: [] for way in ways}
             for _ in range(options.rounds):
                 for way, act in ways.items():
                     times[way].append(timed(act))
-            ours, *rivals = (statistics.median(times[way]) for way in ways)
+            ours, *rivals, _ = (statistics.median(times[way]) for way in ways)
             told = ", ".join(f"{way} {sum(lengths) / statistics.median(times[way]):.1f}" for way in ways)
             print(
                 f"bench embed, {name}: {min(rivals) / ours:.2f} times the better rival; seconds of audio a second: "

@@ -25,6 +25,7 @@ class S3Server:
     """A running server; `environment` is what a client needs."""
 
     environment: dict[str, str]
+    pid: int
 
     def filesystem(self) -> s3fs.S3FileSystem:
         return s3fs.S3FileSystem(skip_instance_cache=True)
@@ -83,8 +84,8 @@ def serving(folder: Path) -> Iterator[S3Server]:
         os.environ.update(environment)
         _forget_other_servers()
         try:
-            _await(S3Server(environment), folder / "weed.log")
-            yield S3Server(environment)
+            _await(S3Server(environment, server.pid), folder / "weed.log")
+            yield S3Server(environment, server.pid)
         finally:
             server.kill()
             server.wait()
