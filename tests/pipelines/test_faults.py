@@ -134,7 +134,7 @@ class Hands:
         yield run, "_shares", lambda *args: None
         yield run, "stages_of", lambda recipe: STAGES[:1]
         yield run, "list_source", lambda source, kept=None: listing(*URIS)
-        yield attempt, "measure_cluster", lambda: SimpleNamespace(cpus=2.0)
+        yield attempt, "measure_cluster", lambda: Cluster(2.0, 0.0, 2.0)
         yield attempt, "Tally", SimpleNamespace(remote=lambda allowed: None)
         yield attempt, "ProgressDisplay", lambda *args: nullcontext()
         yield attempt, "LakeSink", lambda store, plan, number, tally: LakeSink(store, plan, number)
