@@ -98,8 +98,7 @@ def attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], share
         finally:
             seconds = time.monotonic() - begun
             took = attempt_record(record, outcome, seconds, cluster, _measures(tally))
-            subject = {"attempt": record.attempt, "seconds": seconds, "counts": took.counts, "subject": took}
-            tell(Event(ATTEMPT_ENDED, plan.corpus, plan.run, message=outcome, **subject))
+            tell(Event(ATTEMPT_ENDED, plan.corpus, plan.run, record.attempt, seconds, took.counts, outcome, took))
 
 
 def _measures(tally: Any) -> dict[Key, float]:

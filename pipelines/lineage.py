@@ -131,9 +131,9 @@ def _field(field: Any) -> dict[str, str]:
     return {"name": field.name, "type": str(field.type), **({"description": text} if text else {})}
 
 
-def _facet(name: str, of: str, **content: Any) -> dict[str, Any]:
-    """Return a facet; `name` is version and name as its schema's address has them."""
-    version, name = name.split("/")
+def _facet(kind: str, of: str, /, **content: Any) -> dict[str, Any]:
+    """Return a facet; `kind` is version and name as its schema's address has them."""
+    version, name = kind.split("/")
     schema = f"{FACETS}/{version}/{name}{of}Facet.json#/$defs/{name}{of}Facet"
     return {"_producer": _producer(), "_schemaURL": schema, **content}
 

@@ -20,6 +20,13 @@ SELECT (SELECT count(*) FROM current_recordings WHERE corpus = $corpus),
 """
 
 
+_THROUGHPUT: Final = (
+    *("run", "audio_hours", "attempt_seconds", "core_hours", "gpu_hours", "audio_seconds_per_second"),
+    *("audio_hours_per_core_hour", "audio_hours_per_gpu_hour", "stage_seconds", "step_seconds"),
+)
+"""What status tells of a run's record."""
+
+
 @dataclass(frozen=True, slots=True)
 class CorpusStatus:
     """How a corpus stands: its sealed runs, the latest versions they hold, and the run that is open, if one is.
@@ -70,9 +77,7 @@ def _throughput(record: RunRecord | None) -> dict[str, Any] | None:
     """Return how fast a run was, as its record says; None where it has none."""
     if record is None:
         return None
-    names = ("run", "audio_hours", "attempt_seconds", "core_hours", "gpu_hours", "audio_seconds_per_second")
-    names += ("audio_hours_per_core_hour", "audio_hours_per_gpu_hour", "stage_seconds", "step_seconds")
-    return {name: getattr(record, name) for name in names}
+    return {name: getattr(record, name) for name in _THROUGHPUT}
 
 
 def failures(store: Store, *, history: bool = False) -> list[dict[str, Any]]:

@@ -47,6 +47,7 @@ from pipelines.graph import Task, planned_recordings
 from pipelines.ledger import load_ledger
 from pipelines.receipts import collect, covered
 from pipelines.runs import find_runs, load_plan, load_seal
+from pipelines.shares import Cluster
 from pipelines.sink import LakeSink
 from pipelines.store import TRIES, Store
 from schemas import layout, records
