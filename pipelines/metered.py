@@ -50,13 +50,13 @@ class MeteredMember:
 
     def __init__(self, spec: PoolSpec, meter: Meter) -> None:
         self._member, self._meter, self._spec = PoolMember(spec), meter, spec
-        self._free_since: float | None = None  # before its first table it waits for the whole graph to begin
+        self._free_since = time.perf_counter()
         take_fill()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Append the columns of the pool's stages."""
         begun = time.perf_counter()
-        waited = begun - self._free_since if self._free_since is not None else 0.0
+        waited = begun - self._free_since
         done = self._member(table)
         self._free_since = time.perf_counter()
         fill, model = take_fill(), self._spec.model
