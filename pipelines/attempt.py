@@ -83,9 +83,9 @@ def attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], share
     cluster, begun = measure_cluster(), time.monotonic()
     tasks: list[Task] = pack_tasks(plan, state.done, cluster.cpus)
     tally = Tally.remote(allowed_failures(recipe, plan) - state.failed)  # type: ignore[attr-defined]
-    record = _claim(store, plan)
-    sink, outcome = LakeSink(store, plan, record.attempt, tally), FAILED
-    tell(Event(ATTEMPT_STARTED, plan.corpus, plan.run, record.attempt, counts={"recordings": state.missing}))
+    number, started_at = _claim(store, plan), datetime.now(UTC).isoformat(timespec="seconds")
+    sink, outcome = LakeSink(store, plan, number, tally), FAILED
+    tell(Event(ATTEMPT_STARTED, plan.corpus, plan.run, number, counts={"recordings": state.missing}))
     read = lambda: ray.get(tally.totals.remote(), timeout=TALLY_SECONDS)  # noqa: E731 - a display's view of the actor
     with ProgressDisplay(plan.recordings, plan.recordings - state.missing, read):
         try:
@@ -97,8 +97,8 @@ def attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], share
             raise reason from error
         finally:
             seconds = time.monotonic() - begun
-            took = attempt_record(record, outcome, seconds, cluster, _measures(tally))
-            tell(Event(ATTEMPT_ENDED, plan.corpus, plan.run, record.attempt, seconds, took.counts, outcome, took))
+            took = attempt_record(number, started_at, outcome, seconds, cluster, _measures(tally))
+            tell(Event(ATTEMPT_ENDED, plan.corpus, plan.run, number, seconds, took.counts, outcome, took))
 
 
 def _measures(tally: Any) -> dict[Key, float]:
@@ -145,11 +145,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield from _chain(cause)
 
 
-def _claim(store: Store, plan: Plan) -> Attempt:
+def _claim(store: Store, plan: Plan) -> int:
     """Take the next free attempt number, create-once."""
     number = 1
     while True:
         record = Attempt(number, datetime.now(UTC).isoformat(timespec="seconds"), writer_id())
         if store.create(layout.attempt_file(plan.corpus, plan.run, number), records.to_json(record)):
-            return record
+            return number
         number += 1

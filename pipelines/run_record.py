@@ -11,7 +11,7 @@ from pipelines.shares import Cluster
 from pipelines.stages import CODE_VERSIONS, Stage
 from pipelines.store import Store
 from schemas import layout
-from schemas.records import Attempt, Plan, Seal
+from schemas.records import Plan, Seal
 from schemas.run_record import AttemptRecord, ModelRecord, RunRecord, read_attempt_record, read_run_record
 
 ENDED: Final = "ended"
@@ -54,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def attempt_record(
-    attempt: Attempt, outcome: str, seconds: float, cluster: Cluster, measures: Mapping[Key, float]
+    attempt: int, started_at: str, outcome: str, seconds: float, cluster: Cluster, measures: Mapping[Key, float]
 ) -> AttemptRecord:
     """Return what an attempt took, from what its tally heard."""
     counts: dict[str, float] = {}
@@ -66,8 +66,8 @@ def attempt_record(
             counts[_COUNTS[name]] = counts.get(_COUNTS[name], 0.0) + value
     used, padded = _by("batch_used_units", "model", measures), _by("batch_padded_units", "model", measures)
     return AttemptRecord(
-        attempt=attempt.attempt,
-        started_at=attempt.started_at,
+        attempt=attempt,
+        started_at=started_at,
         outcome=outcome,
         seconds=seconds,
         nodes=cluster.nodes,
