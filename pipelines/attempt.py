@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import ray
 from ray.data.exceptions import SystemException
 
+from pipelines.accounting import ENDED, FAILED, OVER_BUDGET, attempt_record
 from pipelines.errors import BudgetExceeded, PhonolakeError
 from pipelines.events import ATTEMPT_ENDED, ATTEMPT_STARTED, Event, tell
 from pipelines.graph import Task, pack_tasks, run_graph
@@ -19,7 +20,6 @@ from pipelines.meter import Key
 from pipelines.progress import ProgressDisplay, Tally
 from pipelines.receipts import Evidence, collect, covered, worth_another_try
 from pipelines.recipe import Recipe
-from pipelines.run_record import ENDED, FAILED, OVER_BUDGET, attempt_record
 from pipelines.runs import read_table, writer_id
 from pipelines.shares import Shares, measure_cluster
 from pipelines.sink import LakeSink

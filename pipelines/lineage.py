@@ -12,9 +12,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pipelines import events
+from pipelines.accounting import versions
 from pipelines.events import Begun, Event
 from pipelines.recipe import Recipe
-from pipelines.run_record import versions
 from schemas import layout
 from schemas.records import Plan, Seal
 from schemas.tables import TABLES

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Final
 
 from pipelines import events
+from pipelines.accounting import attempts_of, run_record
 from pipelines.events import Begun, Event
-from pipelines.run_record import attempts_of, run_record
 from pipelines.store import Store
 from schemas import layout
 from schemas.run_record import to_json

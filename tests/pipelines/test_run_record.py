@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.accounting import attempt_record
 from pipelines.events import (
     ATTEMPT_ENDED,
     FILES_PUBLISHED,
@@ -20,7 +21,7 @@ from pipelines.events import (
 )
 from pipelines.meter import COUNTERS, Meter, key
 from pipelines.recorder import Recorder
-from pipelines.run_record import attempt_record, load_run_record
+from pipelines.run_record import load_run_record
 from pipelines.shares import Cluster
 from pipelines.stages import Stage
 from pipelines.store import Store
