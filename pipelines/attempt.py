@@ -1,17 +1,22 @@
 """An attempt: one Ray Data execution on behalf of a run, and how far the run is before and after it."""
 
+import time
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from ray.data.exceptions import SystemException
 
+from pipelines.accounting import ENDED, FAILED, OVER_BUDGET, attempt_record
 from pipelines.errors import BudgetExceeded, PhonolakeError
+from pipelines.events import ATTEMPT_ENDED, ATTEMPT_STARTED, Event, tell
 from pipelines.graph import Task, pack_tasks, run_graph
+from pipelines.meter import Key
 from pipelines.progress import ProgressDisplay, Tally
 from pipelines.receipts import Evidence, collect, covered, worth_another_try
 from pipelines.recipe import Recipe
@@ -75,15 +80,33 @@ def attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], share
         BudgetExceeded: by the tally, which may count twice what was done twice; the receipts know.
         PhonolakeError: anything else stopped it; what has receipts stays.
     """
-    tasks: list[Task] = pack_tasks(plan, state.done, measure_cluster().cpus)
+    cluster, begun = measure_cluster(), time.monotonic()
+    tasks: list[Task] = pack_tasks(plan, state.done, cluster.cpus)
     tally = Tally.remote(allowed_failures(recipe, plan) - state.failed)  # type: ignore[attr-defined]
-    sink = LakeSink(store, plan, _claim(store, plan), tally)
+    number, started_at = _claim(store, plan), datetime.now(UTC).isoformat(timespec="seconds")
+    sink, outcome = LakeSink(store, plan, number, tally), FAILED
+    tell(Event(ATTEMPT_STARTED, plan.corpus, plan.run, number, counts={"recordings": state.missing}))
     read = lambda: ray.get(tally.totals.remote(), timeout=TALLY_SECONDS)  # noqa: E731 - a display's view of the actor
     with ProgressDisplay(plan.recordings, plan.recordings - state.missing, read):
         try:
             run_graph(store, plan, recipe, stages, shares, tasks, sink)
+            outcome = ENDED
         except Exception as error:  # Ray wraps what a worker raised in several ways
-            raise stopped(plan, error) from error
+            reason = stopped(plan, error)
+            outcome = OVER_BUDGET if isinstance(reason, BudgetExceeded) else FAILED
+            raise reason from error
+        finally:
+            seconds = time.monotonic() - begun
+            took = attempt_record(number, started_at, outcome, seconds, cluster, _measures(tally))
+            tell(Event(ATTEMPT_ENDED, plan.corpus, plan.run, number, seconds, took.counts, outcome, took))
+
+
+def _measures(tally: Any) -> dict[Key, float]:
+    """Return what was measured of an attempt; nothing where the tally is gone."""
+    with suppress(Exception):
+        found: dict[Key, float] = ray.get(tally.measures.remote(), timeout=TALLY_SECONDS)
+        return found
+    return {}
 
 
 def allowed_failures(recipe: Recipe, plan: Plan) -> int:

@@ -7,6 +7,7 @@ Parquet. Spectrograms come after the pools: they are wanted by nobody but the si
 import itertools
 import logging
 import math
+import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -18,6 +19,8 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
+from pipelines.meter import Meter
+from pipelines.metered import ENHANCE, SPECTROGRAMS, MeteredMember, ReadBytes, metered_ingest
 from pipelines.recipe import Recipe
 from pipelines.shares import Shares
 from pipelines.sink import LakeSink
@@ -25,9 +28,9 @@ from pipelines.stages import Stage, enhance_settings, segment_settings
 from pipelines.store import Store
 from schemas.records import Plan
 from schemas.wire import WIRE
-from workers.actors import PoolMember, PoolSpec
+from workers.actors import PoolSpec
 from workers.decode_settings import DecodeLimits, DecodeSettings
-from workers.enhance import add_enhanced
+from workers.enhance import EnhanceSettings, add_enhanced
 from workers.features import SpectrogramStage, add_spectrograms
 from workers.ingest import Ingester, IngestSettings
 from workers.loading import SourceSettings
@@ -72,18 +75,18 @@ def run_graph(
     pools, settings = pools_of(stages), ingest_settings(recipe, stages)
     _configure(settings.block_seconds * bytes_per_second(recipe))
 
-    planned = PlannedRecordings(store, plan, tasks, settings)
+    planned = PlannedRecordings(store, plan, tasks, settings, sink.meter)
     dataset = ray.data.read_datasource(planned, override_num_blocks=len(tasks), num_cpus=shares.task_cpus)
     enhancing = enhance_settings(recipe, stages)
     if enhancing:
-        enhance = partial(add_enhanced, settings=enhancing, sample_rate=recipe.audio.sample_rate)
+        enhance = partial(enhanced, settings=enhancing, sample_rate=recipe.audio.sample_rate, meter=sink.meter)
         dataset = dataset.map_batches(
             enhance, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=shares.task_cpus
         )
     for pool, share in zip(pools, shares.pools, strict=True):
         dataset = dataset.map_batches(
-            PoolMember,
-            fn_constructor_args=(pool_spec(pool, recipe, share.threads),),
+            MeteredMember,
+            fn_constructor_args=(pool_spec(pool, recipe, share.threads), sink.meter),
             compute=ActorPoolStrategy(size=share.actors, max_tasks_in_flight_per_actor=2),
             batch_size=gpu_batch_rows(recipe) if share.gpus else None,
             batch_format="pyarrow",
@@ -124,9 +127,9 @@ def _configure(block_bytes: float) -> None:
 class PlannedRecordings(Datasource):
     """The recordings of a plan as Ray Data reads them: a read task per Task, each fetching only its units' rows."""
 
-    def __init__(self, store: Store, plan: Plan, tasks: list[Task], settings: IngestSettings) -> None:
+    def __init__(self, store: Store, plan: Plan, tasks: list[Task], settings: IngestSettings, meter: Meter) -> None:
         super().__init__()
-        self._store, self._plan, self._tasks, self._settings = store, plan, tasks, settings
+        self._store, self._plan, self._tasks, self._settings, self._meter = store, plan, tasks, settings, meter
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Return None: what compressed audio decodes to is not known before."""
@@ -137,13 +140,19 @@ class PlannedRecordings(Datasource):
     ) -> list[ReadTask]:
         """Return one read task per Task; how many there are was decided when they were packed."""
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        read = partial(read_recordings, self._store, self._plan.recordings_file, settings=self._settings)
+        read = partial(
+            read_recordings, self._store, self._plan.recordings_file, settings=self._settings, meter=self._meter
+        )
         return [ReadTask(partial(read, task), metadata, schema=WIRE) for task in self._tasks]
 
 
-def read_recordings(store: Store, recordings_file: str, task: Task, settings: IngestSettings) -> Iterator[pa.Table]:
+def read_recordings(
+    store: Store, recordings_file: str, task: Task, settings: IngestSettings, meter: Meter
+) -> Iterator[pa.Table]:
     """Fetch, decode and cut the recordings of one task; yield wire tables."""
-    yield from _ingester(settings).ingest(planned_recordings(store, recordings_file, task))
+    read = ReadBytes()
+    recordings = read.counted(planned_recordings(store, recordings_file, task))
+    yield from metered_ingest(_ingester(settings).ingest(recordings), read, meter)
 
 
 @lru_cache(maxsize=1)
@@ -192,7 +201,19 @@ def compute_and_stage(
     table: pa.Table, spectrograms: list[SpectrogramStage], recipe: Recipe, sink: LakeSink
 ) -> pa.Table:
     """Compute the spectrograms of a wire table and stage everything in it; return receipt rows."""
-    return sink.stage(add_spectrograms(table, spectrograms, recipe.audio.sample_rate))
+    begun = time.perf_counter()
+    table = add_spectrograms(table, spectrograms, recipe.audio.sample_rate)
+    if spectrograms:
+        sink.meter.add({SPECTROGRAMS: time.perf_counter() - begun})
+    return sink.stage(table)
+
+
+def enhanced(table: pa.Table, settings: EnhanceSettings, sample_rate: int, meter: Meter) -> pa.Table:
+    """Reduce the noise of a wire table's segments."""
+    begun = time.perf_counter()
+    table = add_enhanced(table, settings, sample_rate)
+    meter.add({ENHANCE: time.perf_counter() - begun})
+    return table
 
 
 def pack_tasks(plan: Plan, done: dict[int, Collection[int]], cores: float) -> list[Task]:

@@ -12,6 +12,7 @@ import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pipelines.meter import Key
 from workers.tabulate import merge_totals
 
 LIVE_SECONDS: Final = 0.5
@@ -24,11 +25,21 @@ class Tally:
 
     def __init__(self, allowed_failures: float) -> None:
         self._totals, self._allowed = merge_totals([]), allowed_failures
+        self._measures: dict[Key, float] = {}
 
     def add(self, counts: dict[str, float]) -> bool:
         """Add one receipt's totals; return whether more failed by now than is allowed."""
         self._totals = merge_totals([self._totals, counts])
         return self._totals["failed"] > self._allowed
+
+    def measure(self, measures: dict[Key, float]) -> None:
+        """Add measures of pipelines.meter; a call that nobody waits for."""
+        for name, value in measures.items():
+            self._measures[name] = self._measures.get(name, 0.0) + value
+
+    def measures(self) -> dict[Key, float]:
+        """Return what was measured so far."""
+        return self._measures
 
     def totals(self) -> dict[str, float]:
         """Return what was counted so far."""

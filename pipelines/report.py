@@ -4,11 +4,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from pipelines.lake import open_lake
+from pipelines.run_record import load_run_record
 from pipelines.runs import corpora, find_runs, load_plan, load_seal
 from pipelines.store import Store
 from pipelines.verify import Verification
 from schemas import layout
 from schemas.records import Seal
+from schemas.run_record import RunRecord
 from schemas.tables import TABLES
 
 _FACTS: Final = """
@@ -18,9 +20,19 @@ SELECT (SELECT count(*) FROM current_recordings WHERE corpus = $corpus),
 """
 
 
+_THROUGHPUT: Final = (
+    *("run", "audio_hours", "attempt_seconds", "core_hours", "gpu_hours", "audio_seconds_per_second"),
+    *("audio_hours_per_core_hour", "audio_hours_per_gpu_hour", "stage_seconds", "step_seconds"),
+)
+"""What status tells of a run's record."""
+
+
 @dataclass(frozen=True, slots=True)
 class CorpusStatus:
-    """How a corpus stands: its sealed runs, the latest versions they hold, and the run that is open, if one is."""
+    """How a corpus stands: its sealed runs, the latest versions they hold, and the run that is open, if one is.
+
+    `last_run` is how fast the last sealed run was; None where its driver left no record.
+    """
 
     corpus: str
     runs: int
@@ -32,6 +44,7 @@ class CorpusStatus:
     open_run: str | None
     open_recordings: int
     open_attempts: int
+    last_run: dict[str, Any] | None = None
 
 
 def status(store: Store) -> list[CorpusStatus]:
@@ -56,7 +69,15 @@ def _corpus_status(store: Store, corpus: str) -> CorpusStatus:
         open_run=runs.open,
         open_recordings=plan.recordings if plan else 0,
         open_attempts=len(attempts),
+        last_run=_throughput(load_run_record(store, corpus, max(runs.sealed))) if seals else None,
     )
+
+
+def _throughput(record: RunRecord | None) -> dict[str, Any] | None:
+    """Return how fast a run was, as its record says; None where it has none."""
+    if record is None:
+        return None
+    return {name: getattr(record, name) for name in _THROUGHPUT}
 
 
 def failures(store: Store, *, history: bool = False) -> list[dict[str, Any]]:

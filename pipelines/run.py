@@ -9,6 +9,21 @@ import ray
 from pipelines.attempt import State, allowed_failures, attempt, stopped, survey
 from pipelines.cluster import connect
 from pipelines.errors import BudgetExceeded, OpenRunConflict, PhonolakeError, StoreError
+from pipelines.events import (
+    BUDGET_EXCEEDED,
+    FILES_PUBLISHED,
+    NOTHING_NEW,
+    RUN_PLANNED,
+    RUN_RESUMED,
+    RUN_SEALED,
+    SOURCE_LISTED,
+    VERDICT_REACHED,
+    Begun,
+    Event,
+    Stopwatch,
+    tell,
+    tell_of,
+)
 from pipelines.graph import pool_kinds
 from pipelines.plan import Delta, find_delta, refuse_missing_texts, write_plan
 from pipelines.publish import publish
@@ -31,9 +46,13 @@ ATTEMPTS_AT_ONCE: Final = 3  # attempts of one command before it gives up
 def plan_delta(recipe: Recipe, store: Store, runs: Runs, stages: list[Stage], *, keep_shards: bool = False) -> Delta:
     """List the source and subtract the ledger; writes nothing, but for what is inside new shards where that is kept."""
     kept = KeptShards(store, recipe.corpus, keep_shards)
+    clock = Stopwatch()
     listing = list_source(recipe.source, kept)
     refuse_missing_texts(recipe, listing)
-    return find_delta(store, runs, recipe.corpus, listing, stages)
+    delta = find_delta(store, runs, recipe.corpus, listing, stages)
+    counts = {name: getattr(delta, name) for name in ("listed", "new", "changed", "stage_only", "gone")}
+    tell(Event(SOURCE_LISTED, recipe.corpus, seconds=clock.seconds, counts=counts))
+    return delta
 
 
 def run(recipe: Recipe) -> Seal | None:
@@ -55,16 +74,27 @@ def carry_out(
 ) -> Seal | None:
     """Plan what a delta holds and carry it out; None where it is empty."""
     if not delta.recordings.num_rows:
+        tell(Event(NOTHING_NEW, recipe.corpus))
         return None
     _shares(recipe, stages)  # what cannot fit is refused before a plan binds anyone to it
     if not runs.names:
         store.check_create_once(f"{layout.RUNS}/{recipe.corpus}/create-once-{writer_id()}")
-    return resume(recipe, store, write_plan(store, recipe, runs, delta, stages, retry=retry), stages)
+    clock = Stopwatch()
+    plan = write_plan(store, recipe, runs, delta, stages, retry=retry)
+    return resume(recipe, store, plan, stages, RUN_PLANNED, clock.seconds)
 
 
-def resume(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]) -> Seal:
+def resume(
+    recipe: Recipe,
+    store: Store,
+    plan: Plan,
+    stages: list[Stage],
+    how: str = RUN_RESUMED,
+    planning_seconds: float | None = None,
+) -> Seal:
     """Carry a planned run to its end."""
     check_same(recipe, stages, plan, store)
+    tell_of(plan, how, planning_seconds, Begun(plan, stages), recordings=plan.recordings, size_bytes=plan.size_bytes)
     shares = _shares(recipe, stages)
     return _or_standing_seal(
         store, plan, lambda: finish(store, plan, _reach_verdict(recipe, store, plan, stages, shares))
@@ -78,7 +108,7 @@ def _or_standing_seal(store: Store, plan: Plan, end: Callable[[], Seal]) -> Seal
     except (FileNotFoundError, PhonolakeError) as error:
         with suppress(StoreError):  # a store that does not answer says no more than the error
             if store.exists(layout.seal_file(plan.corpus, plan.run)):
-                return load_seal(store, plan.corpus, plan.run)
+                return _told(plan, load_seal(store, plan.corpus, plan.run))
         if isinstance(error, PhonolakeError):
             raise
         raise PhonolakeError(f"run {plan.run}: a record or fragment is gone: {error}; run the same command") from error
@@ -87,11 +117,23 @@ def _or_standing_seal(store: Store, plan: Plan, end: Callable[[], Seal]) -> Seal
 def finish(store: Store, plan: Plan, verdict: Verdict) -> Seal:
     """Publish and seal what a verdict says."""
     try:
-        return seal(store, plan, verdict, publish(store, plan, verdict))
+        clock = Stopwatch()
+        files = publish(store, plan, verdict)
+        size_bytes = sum(file.size_bytes for file in files)
+        tell_of(plan, FILES_PUBLISHED, clock.seconds, files=len(files), size_bytes=size_bytes)
+        clock = Stopwatch()
+        return _told(plan, seal(store, plan, verdict, files), clock.seconds)
     except ray.exceptions.RayError as error:
         if isinstance(cause := getattr(error, "cause", None), FileNotFoundError):
             raise cause from error
         raise stopped(plan, error) from error
+
+
+def _told(plan: Plan, sealed: Seal, seconds: float | None = None) -> Seal:
+    """Tell that a run has ended, whoever sealed it; return its seal."""
+    counts = {name: getattr(sealed, name) for name in ("recordings", "ok", "partial", "failed", "returned")}
+    tell_of(plan, RUN_SEALED, seconds, sealed, **counts, audio_seconds=round(sealed.audio_seconds, 3))
+    return sealed
 
 
 def retry(recipe: Recipe, codes: Collection[str] = ()) -> Seal | None:
@@ -125,14 +167,23 @@ def abandon(recipe: Recipe) -> Seal | None:
         return None
     plan = load_plan(store, recipe.corpus, runs.open)
     connect()
+    tell_of(plan, RUN_RESUMED, None, Begun(plan, []), recordings=plan.recordings, size_bytes=plan.size_bytes)
     return _or_standing_seal(store, plan, lambda: finish(store, plan, _verdict_on_what_is_done(store, plan)))
 
 
 def _verdict_on_what_is_done(store: Store, plan: Plan) -> Verdict:
     if store.exists(layout.verdict_file(plan.corpus, plan.run)):
         return load_verdict(store, plan)
+    clock = Stopwatch()
     state = survey(store, plan, try_again=False)
-    return decide(store, plan, state.evidence, state.winners, abandoned=state.missing > 0)
+    return _decided(plan, state, clock, decide(store, plan, state.evidence, state.winners, abandoned=state.missing > 0))
+
+
+def _decided(plan: Plan, state: State, clock: Stopwatch, verdict: Verdict) -> Verdict:
+    """Tell that a verdict stands; return it."""
+    counts = {"recordings": plan.recordings - state.missing, "failed": state.failed, "files": len(verdict.files)}
+    tell_of(plan, VERDICT_REACHED, clock.seconds, **counts)
+    return verdict
 
 
 def check_same(recipe: Recipe, stages: list[Stage], plan: Plan, store: Store) -> None:
@@ -168,10 +219,11 @@ def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]
     for tries in range(ATTEMPTS_AT_ONCE + 1):
         if store.exists(layout.verdict_file(plan.corpus, plan.run)):  # ours of before, or another driver's
             return load_verdict(store, plan)
+        clock = Stopwatch()
         state = survey(store, plan, try_again=tries == 0)
         _check_budget(recipe, plan, state)
         if not state.missing:
-            return decide(store, plan, state.evidence, state.winners)
+            return _decided(plan, state, clock, decide(store, plan, state.evidence, state.winners))
         if tries < ATTEMPTS_AT_ONCE:
             _attempt_within_budget(recipe, store, plan, stages, shares, state)
     raise PhonolakeError(
@@ -200,6 +252,7 @@ def _attempt_within_budget(
 
 def _check_budget(recipe: Recipe, plan: Plan, state: State) -> None:
     if state.failed > allowed_failures(recipe, plan):
+        tell_of(plan, BUDGET_EXCEEDED, recordings=plan.recordings, failed=state.failed)
         raise BudgetExceeded(
             f"run {plan.run}: {state.failed} of {plan.recordings} recordings failed, more than "
             f"limits.max_failed_fraction {recipe.limits.max_failed_fraction:g} allows; nothing is published. Look at "

@@ -24,11 +24,12 @@ SMALLEST: Final = 0.01  # Ray knows hundredths of a core well enough
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What there is: CPU cores and GPUs in all, and CPU cores of the smallest node."""
+    """What there is: CPU cores and GPUs in all, CPU cores of the smallest node, and how many nodes have any."""
 
     cpus: float
     gpus: float
     node_cpus: float
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def measure_cluster() -> Cluster:
     cpus = [node.get("CPU", 0.0) for node in nodes if node.get("CPU", 0.0) > 0]
     if not cpus:
         raise RecipeError("the cluster has no CPU to run on: start Ray with --num-cpus")
-    return Cluster(sum(cpus), sum(node.get("GPU", 0.0) for node in nodes), min(cpus))
+    return Cluster(sum(cpus), sum(node.get("GPU", 0.0) for node in nodes), min(cpus), len(cpus))
 
 
 def divide(

@@ -7,6 +7,7 @@ reaches `write` is the receipt's rows.
 
 import hashlib
 import json
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -19,6 +20,8 @@ import ray
 from ray.data import Datasink
 
 from pipelines.errors import BudgetExceeded
+from pipelines.meter import Key, Meter, key
+from pipelines.metered import WRITE, segment_seconds
 from pipelines.parquet import footer, to_parquet
 from pipelines.store import Store
 from schemas import layout, tables, wire
@@ -35,6 +38,7 @@ class LakeSink(Datasink[dict[str, float]]):
     def __init__(self, store: Store, plan: Plan, attempt: int, tally: Any = None) -> None:
         """Take where to write; `tally` is told of every receipt, None for none."""
         self._store, self._plan, self._attempt, self._tally = store, plan.without_units(), attempt, tally
+        self.meter = Meter(plan.corpus, tally)
         self._keys = RunKeys(plan.run, plan.corpus, datetime.fromisoformat(plan.planned_at))
         base = next(stage for stage in plan.stages if stage.table == "segments")
         self._base = base.id
@@ -44,9 +48,11 @@ class LakeSink(Datasink[dict[str, float]]):
         """Write a wire table's fragments; return the rows of its receipt."""
         if not block.num_rows:
             return _PROOF.empty_table()
+        begun = time.perf_counter()
         found = tabulate(block, self._keys, self._base, self._stages)
-        fragments = [asdict(self._put(table, rows)) for table, rows in found.items()]
-        note = json.dumps({"rows": block.num_rows, "fragments": fragments})
+        fragments = [self._put(table, rows) for table, rows in found.items()]
+        self.meter.add({WRITE: time.perf_counter() - begun, **_measures(block, found, fragments)})
+        note = json.dumps({"rows": block.num_rows, "fragments": [asdict(one) for one in fragments]})
         notes = pa.array([note] + [None] * (block.num_rows - 1), pa.string())
         return receipt_rows(block).append_column("fragments", notes)
 
@@ -68,6 +74,7 @@ class LakeSink(Datasink[dict[str, float]]):
         name = layout.receipt_file(self._plan.corpus, self._plan.run, self._attempt, uuid.uuid4().hex)
         self._store.put(name, to_parquet(rows))
         counts = totals(rows)
+        self.meter.add(_outcomes(rows, counts["seconds"]))
         if self._is_over_budget(counts):
             raise BudgetExceeded("more recordings failed than limits.max_failed_fraction allows")
         return counts
@@ -88,3 +95,21 @@ class LakeSink(Datasink[dict[str, float]]):
         span = pc.min_max(rows["recording_id"]).as_py()
         digest = hashlib.sha256(data).hexdigest()
         return Fragment(table, path, rows.num_rows, len(data), digest, span["min"], span["max"])
+
+
+def _measures(block: pa.Table, found: dict[str, pa.Table], fragments: list[Fragment]) -> dict[Key, float]:
+    """Return what a staged block adds to the measures."""
+    measures = {key("staged_bytes", table=one.table): float(one.size_bytes) for one in fragments}
+    measures[key("segments")] = len(block) - block["segment_index"].null_count
+    measures[key("segment_audio_seconds")] = segment_seconds(block)
+    if "failures" in found:
+        failed = found["failures"].group_by(["stage", "code"]).aggregate([([], "count_all")]).to_pylist()
+        measures |= {key("failures", stage=row["stage"], code=row["code"]): row["count_all"] for row in failed}
+    return measures
+
+
+def _outcomes(receipt: pa.Table, audio_seconds: float) -> dict[Key, float]:
+    """Return what a receipt adds to the measures."""
+    outcomes = pc.value_counts(pc.drop_null(receipt["outcome"])).to_pylist()
+    found = {key("recordings", outcome=one["values"]): float(one["counts"]) for one in outcomes}
+    return {**found, key("decoded_audio_seconds"): audio_seconds}

@@ -2,6 +2,7 @@
 
 data/<table>/corpus=<corpus>/dt=<YYYY-MM-DD>/<run>-<nnnn>.parquet     what readers see
 runs/<corpus>/<run>/{plan.json, attempts/, verdict.json, ledger.parquet, seal.json}
+runs/<corpus>/<run>/{measures/<n>.json, record.json}                  what it took; the protocol does without
 runs/<corpus>/shards/<digest>.parquet                                 what lies inside the shards of a source
 staging/<corpus>/<run>/<attempt>/{<table>,receipts}/<uuid>.parquet    gone after the seal
 """
@@ -65,6 +66,21 @@ def ledger_file(corpus: str, run: str) -> str:
 def seal_file(corpus: str, run: str) -> str:
     """Return the create-once record that ends a run."""
     return f"{run_folder(corpus, run)}/seal.json"
+
+
+def measures_folder(corpus: str, run: str) -> str:
+    """Return the folder of what each attempt of a run took."""
+    return f"{run_folder(corpus, run)}/measures"
+
+
+def measures_file(corpus: str, run: str, attempt: int) -> str:
+    """Return the record of what an attempt took."""
+    return f"{measures_folder(corpus, run)}/{attempt:04d}.json"
+
+
+def record_file(corpus: str, run: str) -> str:
+    """Return the create-once record of what a sealed run took."""
+    return f"{run_folder(corpus, run)}/record.json"
 
 
 def staging_folder(corpus: str, run: str) -> str:

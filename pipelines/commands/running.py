@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import AsJson, Overrides, RecipePath
+from pipelines.commands.options import AsJson, LogJson, Overrides, RecipePath
 from pipelines.commands.output import say
 from pipelines.errors import RecipeError
 from pipelines.recipe import Recipe, load_recipe
@@ -15,18 +15,19 @@ from schemas.failures import CODES
 from schemas.records import Seal
 
 
-def run(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def run(recipe: RecipePath, overrides: Overrides = None, log: LogJson = None, as_json: AsJson = False) -> None:
     """Plan, resume or finish a run; print progress and a closing summary."""
     from pipelines.run import run as carry_out
 
     loaded = load_recipe(recipe, overrides)
-    _carry(loaded, lambda: carry_out(loaded), "nothing new", as_json)
+    _carry(loaded, lambda: carry_out(loaded), "nothing new", as_json, log)
 
 
 def retry(
     recipe: RecipePath,
     code: Annotated[list[str] | None, typer.Option("--code", help="Only these failure codes; may be repeated.")] = None,
     overrides: Overrides = None,
+    log: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan again what failed, and carry it out: by default what failed for a reason that may pass."""
@@ -36,15 +37,15 @@ def retry(
     if unknown:
         raise RecipeError(f"there is no failure code {', '.join(unknown)}; there are {', '.join(sorted(CODES))}")
     loaded = load_recipe(recipe, overrides)
-    _carry(loaded, lambda: carry_out(loaded, code or ()), "nothing to try again", as_json)
+    _carry(loaded, lambda: carry_out(loaded, code or ()), "nothing to try again", as_json, log)
 
 
-def abandon(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def abandon(recipe: RecipePath, overrides: Overrides = None, log: LogJson = None, as_json: AsJson = False) -> None:
     """Close the open run of a corpus: what is done is published, the rest returns to the next plan."""
     from pipelines.run import abandon as carry_out
 
     loaded = load_recipe(recipe, overrides)
-    _carry(loaded, lambda: carry_out(loaded), "no run is open", as_json)
+    _carry(loaded, lambda: carry_out(loaded), "no run is open", as_json, log)
 
 
 def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = False) -> None:
@@ -66,12 +67,17 @@ def demo(
     run_demo(lake, as_json=as_json)
 
 
-def _carry(recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str, as_json: bool) -> None:
+def _carry(
+    recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str, as_json: bool, log: str | None
+) -> None:
     """Carry out a command that may end in a seal, and say what it did."""
+    from pipelines.operation import operating
     from pipelines.report import summary, summary_text
+    from pipelines.run import open_lake
 
     started = time.monotonic()
-    seal = carry_out()
+    with operating(recipe, lambda: open_lake(recipe), log):
+        seal = carry_out()
     if seal is None:
         say({"corpus": recipe.corpus, "recordings": 0}, f"corpus {recipe.corpus}: {otherwise}", as_json)
         return

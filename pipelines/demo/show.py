@@ -12,6 +12,7 @@ import duckdb
 
 from pipelines.errors import RecipeError
 from pipelines.lake import open_lake
+from pipelines.operation import operating
 from pipelines.recipe import load_recipe
 from pipelines.report import summary, summary_text
 from pipelines.run import run
@@ -45,7 +46,9 @@ def run_demo(lake: Path, *, as_json: bool) -> None:
     _make_room(lake)
     started = time.monotonic()
     print(f"reading {RECIPE.parent / 'corpus'}, writing {lake} ...", file=sys.stderr, flush=True)
-    seal = run(load_recipe(RECIPE, [f"lake.uri={json.dumps(str(lake.resolve()))}"]))
+    recipe = load_recipe(RECIPE, [f"lake.uri={json.dumps(str(lake.resolve()))}"])
+    with operating(recipe, lambda: Store(recipe.lake.uri)):
+        seal = run(recipe)
     assert seal is not None  # the lake is new, so everything in it is
     connection = open_lake(Store(str(lake)))
     if as_json:

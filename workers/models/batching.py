@@ -10,6 +10,8 @@ from typing import Final, TypeVar
 
 import torch
 
+from workers.models.fill import book_batch
+
 STEPS_AN_OCTAVE: Final = 4  # a clip is padded by a quarter of its length at most
 
 _Result = TypeVar("_Result")
@@ -83,6 +85,7 @@ def run_batched(
             while budget.limit >= width * len(together):
                 budget.halve()
             continue
+        book_batch(sum(lengths[one] for one in together), width * len(together), budget.limit)
         done = set(together)
         left = [one for one in left if one not in done]
     return [found[position] for position in range(len(lengths))]

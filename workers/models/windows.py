@@ -10,6 +10,7 @@ import torch
 
 from workers.devices import send
 from workers.models.batching import Budget
+from workers.models.fill import book_batch
 from workers.models.running import RunningPool
 
 _Result = TypeVar("_Result")
@@ -49,6 +50,8 @@ def in_batches(
                 budget.halve()
             left.extendleft(reversed(pieces))
             continue
+        count = sum(piece.count for piece in pieces)
+        book_batch(count, count, max(1, int(budget.limit)))
         yield pieces, result
 
 
