@@ -8,6 +8,7 @@ from typing import Final
 import duckdb
 import typer
 
+from pipelines.commands.checking import doctor
 from pipelines.commands.finding import search, similar
 from pipelines.commands.looking import failures, gc, query, status, verify
 from pipelines.commands.reporting import report
@@ -17,7 +18,7 @@ from pipelines.errors import PhonolakeError
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(run, plan, retry, abandon),
     *(status, failures, query, report, search, similar),
-    *(verify, gc),
+    *(verify, gc, doctor),
     demo,
 )
 
