@@ -184,6 +184,7 @@ def _from_obstore(bucket: str, batch: pa.RecordBatch, folders: pa.Array) -> pa.R
 
 
 def store_error(where: str, error: Exception) -> Exception:
+    """Return what a store's error means to who wrote the recipe: whose fault it is, and what to set."""
     text = " ".join(str(error).split())
     gist = _gist(text)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or gist in REFUSALS:

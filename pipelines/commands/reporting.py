@@ -38,5 +38,5 @@ def report(
             raise RecipeError(f"{page} cannot be written: {error}; name another place with --out") from None
     if as_json:
         print_json(made.facts())
-    else:
+    elif page:
         print(f"{page}: {page.stat().st_size / 1e6:.1f} MB, {len(made.answers)} figures, {len(made.clips)} clips")

@@ -40,7 +40,9 @@ def check_python() -> Check:
     wanted, version = _project()[0], platform.python_version()
     if wanted.contains(version, prereleases=True):
         return ok("python", f"{version} at {sys.executable}")
-    return failed("python", f"{version} at {sys.executable}, not {wanted}", "make the environment anew with that Python")
+    return failed(
+        "python", f"{version} at {sys.executable}, not {wanted}", "make the environment anew with that Python"
+    )
 
 
 def check_packages() -> Check:
@@ -83,7 +85,10 @@ def check_disk(name: str, folder: Path) -> Check:
 def check_memory() -> Check:
     """Check the memory that is left, of the machine and of the container."""
     free = min(memory_available(), container_left())
-    said, do = f"{free / GB:,.1f} GB free", "end other programs, or take a bigger machine: a small model takes 1 GB a worker"
+    said, do = (
+        f"{free / GB:,.1f} GB free",
+        "end other programs, or take a bigger machine: a small model takes 1 GB a worker",
+    )
     if free < LEAST_MEMORY:
         return failed("memory", said, do)
     return warning("memory", said, do) if free < LITTLE_MEMORY else ok("memory", said)
@@ -112,7 +117,9 @@ def check_shared_memory() -> Check:
     free, wanted = shutil.disk_usage(SHARED_MEMORY).free, object_store_bytes()
     said = f"{free / GB:,.1f} GB free in {SHARED_MEMORY}, {wanted / GB:,.1f} GB wanted"
     if free < wanted:
-        return warning("shared memory", said, "raise it (docker run --shm-size, an emptyDir of medium Memory): Ray is slow")
+        return warning(
+            "shared memory", said, "raise it (docker run --shm-size, an emptyDir of medium Memory): Ray is slow"
+        )
     return ok("shared memory", said)
 
 

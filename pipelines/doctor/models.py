@@ -21,11 +21,10 @@ TABLES: Final = ("embeddings", "tags", "transcripts")
 
 def model_checks(recipe: Recipe, *, has_ray: bool) -> Checks:
     """Check every model; loading them takes a cluster."""
-    found = {name: _resolved(name) for name in _names(recipe)}
-    for name, one in found.items():
-        if isinstance(one, Check):
-            yield one
-    if any(isinstance(one, Check) for one in found.values()):
+    found = [_resolved(name) for name in _names(recipe)]
+    missing = [one for one in found if isinstance(one, Check)]
+    yield from missing
+    if missing:
         return
     try:
         stages = stages_of(recipe)

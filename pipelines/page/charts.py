@@ -75,7 +75,9 @@ class Columns:
                 if values[place]:
                     says = ", ".join(part for part in (label, name, f"{short(values[place])} {self.unit}") if part)
                     marks.append(Mark(x, y, column, tall, number, says.strip()))
-        return Chart(width, HEIGHT, floor, marks, self._across(room), [Tick(floor - t * scale, short(t)) for t in ticks])
+        return Chart(
+            width, HEIGHT, floor, marks, self._across(room), [Tick(floor - t * scale, short(t)) for t in ticks]
+        )
 
     def _across(self, room: float) -> list[Tick]:
         """Label every column, or every second, third ... where they would touch."""

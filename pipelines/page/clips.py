@@ -25,7 +25,8 @@ KINDS: Final = ("log_mel", "power", "mfcc")  # which is shown, best first
 CHOSEN: Final = f"""\
 WITH able AS (
     SELECT s.corpus, s.recording_id, s.segment_id, s.start_seconds, s.end_seconds, s.channel, r.uri, r.run_id,
-        t.model, t.language, t.text, coalesce(list_has_any(t.flags, ['hallucination', 'loop', 'no_speech']), false) AS odd
+        t.model, t.language, t.text,
+        coalesce(list_has_any(t.flags, ['hallucination', 'loop', 'no_speech']), false) AS odd
     FROM current_segments s JOIN current_recordings r USING (corpus_id, recording_id)
     LEFT JOIN current_transcripts t USING (corpus_id, recording_id, segment_id)
     WHERE s.start_seconds < {DEEPEST_SECONDS} AND s.end_seconds > s.start_seconds
@@ -72,7 +73,9 @@ def chosen(limit: int) -> Figure:
     return Figure("clips", "To look at and listen to", "", CHOSEN.format(limit=limit))
 
 
-def clips(store: Store, connection: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]], *, sound: bool) -> list[Clip]:
+def clips(
+    store: Store, connection: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]], *, sound: bool
+) -> list[Clip]:
     """Return the chosen segments with what the lake and their sources have of them."""
     if not rows:
         return []
@@ -125,7 +128,11 @@ def _heard(store: Store, row: dict[str, Any], plans: dict[tuple[str, str], Plan]
         plans[run] = load_plan(store, *run)
     plan = plans[run]
     end = min(row["end_seconds"], row["start_seconds"] + MOST_SECONDS)
-    return heard(_planned(store, plan, row["recording_id"]), reading_of(plan.recipe), Span(row["start_seconds"], end, row["channel"]))
+    return heard(
+        _planned(store, plan, row["recording_id"]),
+        reading_of(plan.recipe),
+        Span(row["start_seconds"], end, row["channel"]),
+    )
 
 
 def _planned(store: Store, plan: Plan, recording: str) -> dict[str, Any]:

@@ -58,7 +58,9 @@ def figures(ground: Ground, nights_by: str, level: "LevelGround | None") -> list
         Figure("corpora", "Corpora", "", _CORPORA),
         Figure("nights", "Nights", "", _NIGHTS.format(seals=ground.seals, unit=nights_by)),
         Figure("durations", "Length of recordings", "", _histogram("decoded_seconds", "recordings", DURATION_EDGES)),
-        Figure("segments", "Length of segments", "", _histogram("end_seconds - start_seconds", "segments", SEGMENT_EDGES)),
+        Figure(
+            "segments", "Length of segments", "", _histogram("end_seconds - start_seconds", "segments", SEGMENT_EDGES)
+        ),
         Figure("languages", "Languages", "", _LANGUAGES),
         Figure("tags", "Tags", "", _TAGS),
         Figure("doubts", "Doubtful transcripts", "", _DOUBTS),
@@ -72,7 +74,7 @@ def figures(ground: Ground, nights_by: str, level: "LevelGround | None") -> list
 
 @dataclass(frozen=True, slots=True)
 class LevelGround:
-    """Where levels are read: the log-mel spectrograms of one corpus and day, and what each of their bands counts for."""
+    """Where levels are read: the log-mel spectrograms of one corpus and day, and what each band of them counts for."""
 
     corpus: str
     day: str
@@ -162,7 +164,8 @@ WITH chosen AS (
 ),
 powers AS (
     SELECT list_sum(list_transform(values,
-        lambda value, place: exp(value) * ([{weights}])[(place - 1) % n_bins + 1])) / n_frames AS mean_square FROM chosen
+        lambda value, place: exp(value) * ([{weights}])[(place - 1) % n_bins + 1])) / n_frames AS mean_square
+    FROM chosen
 )
 SELECT (floor(10 * log10(greatest(mean_square, 1e-9)) / {step}) * {step})::INTEGER AS from_db, count(*) AS segments
 FROM powers GROUP BY ALL ORDER BY ALL"""

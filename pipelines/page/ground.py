@@ -21,7 +21,7 @@ _RECORD: Final = (
 _NO_RUNS: Final = (
     "(SELECT NULL::VARCHAR AS corpus, NULL::VARCHAR AS run, NULL::TIMESTAMP AS planned_at, "
     "NULL::TIMESTAMP AS sealed_at, 0 AS attempts, 0 AS recordings, 0 AS ok, 0 AS partial, 0 AS failed, 0 AS returned, "
-    "0.0::DOUBLE AS audio_seconds, NULL::STRUCT(\"table\" VARCHAR, rows BIGINT, size_bytes BIGINT)[] AS files "
+    '0.0::DOUBLE AS audio_seconds, NULL::STRUCT("table" VARCHAR, rows BIGINT, size_bytes BIGINT)[] AS files '
     "WHERE false)"
 )
 _NO_RECORDS: Final = (
@@ -53,7 +53,7 @@ def find_ground(store: Store) -> Ground:
 
 
 def _read_json(store: Store, name: str, found: dict[str, int], columns: str) -> str:
-    """Return a table function over records of a name: as a glob, or one by one where the lake's name holds wildcards."""
+    """Return a table function over records of a name: by a glob, or one by one where that cannot be."""
     root = store.url(layout.RUNS)
     paths = [f"{root}/*/*/{name}"] if not set(root) & set(GLOB_CHARACTERS) else [store.url(path) for path in found]
     if not store.is_local:  # fsspec's globs match a folder's marker too

@@ -40,8 +40,8 @@ REASONS: Final = {
 }
 _NIGHTS: Final = "SELECT count(DISTINCT planned_at::DATE), min(planned_at), max(planned_at) FROM {seals}"
 _LAST_LOG_MEL: Final = """\
-SELECT corpus, dt::VARCHAR AS day, max(run_id) FROM spectrograms WHERE kind = 'log_mel' GROUP BY ALL ORDER BY day DESC, corpus
-LIMIT 1"""
+SELECT corpus, dt::VARCHAR AS day, max(run_id) FROM spectrograms WHERE kind = 'log_mel'
+GROUP BY ALL ORDER BY day DESC, corpus LIMIT 1"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,13 @@ def make_report(store: Store, lake: str, endpoint_url: str | None, *, most_clips
     answers = ask(connection, found if most_clips else found[:-1])
     shown = clips(store, connection, answers["clips"].rows, sound=sound) if most_clips else []
     return Report(
-        lake, endpoint_url, datetime.now(UTC).isoformat(timespec="seconds"), unit, _span(first, last, ground), answers, shown
+        lake,
+        endpoint_url,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        unit,
+        _span(first, last, ground),
+        answers,
+        shown,
     )
 
 
@@ -138,7 +144,9 @@ def _key_figures(totals: dict[str, Any]) -> list[tuple[str, str, str]]:
     unit, text = in_hours([totals["hours"]])
     tried = totals["recordings"] + totals["failed_recordings"]
     failed = f"{totals['failed_recordings'] / tried:.1%} of {count(tried)}" if tried else ""
-    speech = f"{totals['speech_hours'] / totals['hours']:.0%} speech" if totals["speech_hours"] and totals["hours"] else ""
+    speech = (
+        f"{totals['speech_hours'] / totals['hours']:.0%} speech" if totals["speech_hours"] and totals["hours"] else ""
+    )
     partial = f"{count(totals['partial_recordings'])} in part" if totals["partial_recordings"] else "all of them whole"
     also = f"and {count(totals['failed_segments'])} segments" if totals["failed_segments"] else failed
     return [

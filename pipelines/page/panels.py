@@ -19,6 +19,7 @@ from pipelines.page.figures import (
 from pipelines.page.words import count, in_hours, length, night, seconds
 from pipelines.report import megabytes
 
+NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 MOST_SERIES: Final = 4  # corpora with a shade of their own
 
 
@@ -93,7 +94,7 @@ def _corpora(answer: Answer, _: str) -> Panel:
             Cell(row["corpus"], bar=bar),
             _number(count(row["recordings"])),
             _number(text(row["hours"])),
-            _number(f"{row['speech_hours'] / row['hours']:.0%}" if row["speech_hours"] and row["hours"] else "–"),
+            _number(f"{row['speech_hours'] / row['hours']:.0%}" if row["speech_hours"] and row["hours"] else NONE),
             _number(str(row["last_night"])),
         ]
         for row, bar in zip(rows, bars, strict=True)
@@ -213,7 +214,7 @@ def _languages(answer: Answer, _: str) -> Panel:
             *([Cell(row["model"])] if several else []),
             _number(count(row["segments"])),
             _number(text(row["hours"])),
-            _number("–" if row["mean_probability"] is None else f"{row['mean_probability']:.2f}"),
+            _number(NONE if row["mean_probability"] is None else f"{row['mean_probability']:.2f}"),
         ]
         for row, bar in zip(rows, _bars([row["hours"] for row in rows]), strict=True)
     ]
@@ -253,14 +254,18 @@ def _levels(answer: Answer, _: str) -> Panel:
         return Panel(answer, lead)
     edges = range(min(rows), max(rows) + 1, LEVEL_STEP_DB)
     cells = [
-        [Cell(f"{edge} to {edge + LEVEL_STEP_DB} dB".replace("-", "−")), _number(count(rows.get(edge, 0)))]
+        [Cell(f"{edge} to {edge + LEVEL_STEP_DB} dB".replace("-", MINUS)), _number(count(rows.get(edge, 0)))]
         for edge in edges
     ]
     drawing = _draw(
         "Segments by level",
         f"How many segments are how loud, from {edges[0]} to {edges[-1] + LEVEL_STEP_DB} dB below full scale.",
-        Columns([str(edge).replace("-", "−") for edge in edges], [("", [rows.get(edge, 0) for edge in edges])],
-                "segments", between=True),
+        Columns(
+            [str(edge).replace("-", MINUS) for edge in edges],
+            [("", [rows.get(edge, 0) for edge in edges])],
+            "segments",
+            between=True,
+        ),
     )
     return Panel(answer, lead, ("Level", "Segments"), cells, (drawing,))
 
@@ -298,7 +303,7 @@ def _runs(answer: Answer, _: str) -> Panel:
             Cell(f"{row['corpus']} {row['run']}"),
             *(_number(count(row[name])) for name in ("recordings", "failed", "attempts")),
             _number(seconds(row["seconds"])),
-            _number(f"{row['times_real_time']:,.1f}×"),
+            _number(f"{row['times_real_time']:,.1f} x"),
             *([_number(_per_core(row))] if measured else []),
         ]
         for row in rows
@@ -312,7 +317,7 @@ def _runs(answer: Answer, _: str) -> Panel:
 
 
 def _per_core(row: dict[str, Any]) -> str:
-    return f"{row['hours'] / row['core_hours']:,.1f} h" if row["core_hours"] else "–"
+    return f"{row['hours'] / row['core_hours']:,.1f} h" if row["core_hours"] else NONE
 
 
 def _speed(rows: list[dict[str, Any]]) -> tuple[Drawing, ...]:

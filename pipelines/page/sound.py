@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -78,8 +77,7 @@ def _samples(request: Request, reading: Reading, span: Span) -> np.ndarray:
     most = DecodeLimits(limits.max_seconds, limits.max_channels, limits.max_rate, limits.max_decoded_bytes)
     decoder = Decoder(DecodeSettings(RATE, most, channels, audio.track))
     try:
-        with closing(decoder.stream([request])) as answers:
-            found = list(_within(answers, span))
+        found = list(_within(decoder.stream([request]), span))
     finally:
         decoder.close()
     if not found:
