@@ -1,4 +1,4 @@
-"""Column charts as plain geometry; the template draws them as SVG, once wide and once for a phone.
+"""Column charts as plain geometry; the template draws them as SVG, once for a screen and once for a phone.
 
 A drawing is a few dozen rectangles, its colours come from the page's style sheet so that they follow light and dark,
 and its words stay text: less than any plotting library would have to be talked out of.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-WIDE, NARROW = 720.0, 340.0
+FULL, HALF, PHONE = 1100.0, 530.0, 340.0  # about the pixels that each is shown at
 HEIGHT: Final = 200.0
 LEFT, TOP, BOTTOM = 46.0, 12.0, 24.0
 MOST_COLUMN: Final = 34.0  # pixels; a week has no columns like doors

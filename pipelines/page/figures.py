@@ -11,7 +11,7 @@ from pipelines.page.ground import Ground
 RUNS_SHOWN: Final = 30
 LABELS_SHOWN: Final = 12
 LEVEL_SEGMENTS: Final = 300
-LEVEL_STEP_DB: Final = 3
+LEVEL_STEP_DB: Final = 2
 SCORE: Final = 0.5  # a label at this score or more is counted
 MOST_NIGHTS: Final = 45  # columns of a chart before nights are gathered to weeks, and weeks to months
 DURATION_EDGES: Final = (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipelines.page.charts import NARROW, WIDE, Chart, Columns
+from pipelines.page.charts import FULL, HALF, PHONE, Chart, Columns
 from pipelines.page.figures import (
     DURATION_EDGES,
     LEVEL_SEGMENTS,
@@ -16,8 +16,7 @@ from pipelines.page.figures import (
     SEGMENT_EDGES,
     Answer,
 )
-from pipelines.page.words import count, in_hours, length, night, seconds
-from pipelines.report import megabytes
+from pipelines.page.words import count, in_hours, length, night, seconds, size
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 MOST_SERIES: Final = 4  # corpora with a shade of their own
@@ -81,9 +80,9 @@ def _bars(values: Sequence[float]) -> list[float]:
     return [100 * value / most for value in values]
 
 
-def _draw(title: str, says: str, columns: Columns, tone: str = "plain") -> Drawing:
+def _draw(title: str, says: str, columns: Columns, width: float = HALF, tone: str = "plain") -> Drawing:
     legend = tuple(name for name, _ in columns.series) if len(columns.series) > 1 else ()
-    return Drawing(title, says, columns.drawn(WIDE), columns.drawn(NARROW), legend, tone, columns.between)
+    return Drawing(title, says, columns.drawn(width), columns.drawn(PHONE), legend, tone, columns.between)
 
 
 def _corpora(answer: Answer, _: str) -> Panel:
@@ -133,11 +132,13 @@ def _night_drawings(rows: list[dict[str, Any]], unit: str, measure: str) -> tupl
             f"{measure} of audio a {unit}",
             f"{measure} of audio a {unit}, {span}.",
             Columns(labels, _by_corpus(scaled, shown), measure.lower()),
+            FULL,
         ),
         _draw(
             f"Recordings a {unit}",
             f"Recordings a {unit} that went well, in part, or failed, {span}.",
             Columns(labels, outcomes, "recordings"),
+            FULL,
             "outcome",
         ),
     )
@@ -312,7 +313,8 @@ def _runs(answer: Answer, _: str) -> Panel:
         *("Planned (UTC)", "Run", "Recordings", "Failed", "Attempts", "Took", "Speed"),
         *(("Per core hour",) if measured else ()),
     )
-    lead = f"The last {min(RUNS_SHOWN, len(rows))} runs: from plan to seal, and audio seconds a second of that."
+    which = f"The last {len(rows)} runs" if len(rows) > 1 else "The only run"
+    lead = f"{which}: from plan to seal, and audio seconds a second of that."
     return Panel(answer, lead, headings, cells, _speed(rows))
 
 
@@ -326,7 +328,7 @@ def _speed(rows: list[dict[str, Any]]) -> tuple[Drawing, ...]:
         return ()
     labels = [f"{row['planned_at']:%-d %b}" for row in shown]
     columns = Columns(labels, [("", [row["times_real_time"] for row in shown])], "times real time")
-    return (_draw("Times real time, run by run", f"How fast each of the last {len(shown)} runs was.", columns),)
+    return (_draw("Times real time, run by run", f"How fast each of the last {len(shown)} runs was.", columns, FULL),)
 
 
 def _stages(answer: Answer, _: str) -> Panel:
@@ -343,7 +345,7 @@ def _tables(answer: Answer, _: str) -> Panel:
     cells = [
         [
             Cell(row["name"], bar=bar),
-            *(_number(text) for text in (count(row["rows"]), count(row["files"]), megabytes(row["size_bytes"]))),
+            *(_number(text) for text in (count(row["rows"]), count(row["files"]), size(row["size_bytes"]))),
         ]
         for row, bar in zip(answer.rows, _bars([row["size_bytes"] for row in answer.rows]), strict=True)
     ]

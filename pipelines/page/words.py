@@ -37,3 +37,11 @@ def seconds(value: float) -> str:
 def night(day: datetime.date, unit: str) -> str:
     """Return a day, week or month as a chart's label."""
     return f"{day:%b %Y}" if unit == "month" else f"{day:%-d %b}"
+
+
+def size(size_bytes: float) -> str:
+    """Return a size: 14 kB, 4.1 MB, 12.0 GB, 3.5 TB."""
+    for unit, letter in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:,.1f} {letter}"
+    return f"{size_bytes / 1e3:.0f} kB"

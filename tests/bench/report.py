@@ -47,7 +47,8 @@ _TABLES = {
         NULL::MAP(VARCHAR, VARCHAR) AS metadata FROM s GROUP BY recording_id ORDER BY recording_id""",
     "segments": "SELECT * FROM s",
     "transcripts": """SELECT recording_id, run_id, corpus_id, ingested_at, segment_id, 'whisper-base' AS model,
-        'abc' AS revision, ['en', 'en', 'en', 'es', 'de', 'fr', 'hi'][(1 + hash(recording_id) % 7)::INTEGER] AS language,
+        'abc' AS revision, ['en', 'en', 'en', 'es', 'de', 'fr', 'hi']
+        [(1 + hash(recording_id) % 7)::INTEGER] AS language,
         0.9::FLOAT AS language_probability, 'And then they said it would rain until Thursday.' AS text,
         NULL::STRUCT(word VARCHAR, "start" DOUBLE, "end" DOUBLE, probability FLOAT)[] AS words,
         -0.3::FLOAT AS avg_logprob, 1.3::FLOAT AS compression_ratio, 0.1::FLOAT AS no_speech_probability,
@@ -157,6 +158,8 @@ def main() -> None:
     print(
         f"{totals['segments']:,} segments: {seconds:.1f} s, {memory:.1f} GB at most, a page of {len(page) / 1e6:.1f} MB"
     )
+    if asked.out:
+        asked.out.write_text(page)
 
 
 if __name__ == "__main__":
