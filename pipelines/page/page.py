@@ -17,7 +17,8 @@ from pipelines.page.clips import Clip, chosen, clips
 from pipelines.page.figures import Answer, LevelGround, ask, period
 from pipelines.page.ground import Ground, find_ground
 from pipelines.page.levels import power_weights
-from pipelines.page.panels import Panel, panels, tail
+from pipelines.page.panel import Panel, tail
+from pipelines.page.panels import panels
 from pipelines.page.words import count, in_hours
 from pipelines.runs import load_plan
 from pipelines.store import Store

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from report_lake import RATE, tone
 
 from pipelines.page.charts import FULL, HALF, LETTER, PHONE, TOP, Columns, axis, short
-from pipelines.page.panels import _periods
 from pipelines.page.pictures import MOST_COLUMNS, MOST_ROWS, picture
+from pipelines.page.run_panels import periods
 from pipelines.page.words import in_hours, length, seconds, size
 from workers.spectrogram import Spectrogrammer
 from workers.spectrogram_settings import SpectrogramSettings
@@ -68,8 +68,8 @@ def test_numbers_read_as_people_write_them():
 
 def test_nights_without_a_run_have_their_place():
     day = datetime.date(2026, 2, 27)
-    assert len(_periods([day, day + datetime.timedelta(3)], "day")) == 4
-    months = _periods([datetime.date(2026, 1, 1), datetime.date(2026, 4, 1)], "month")
+    assert len(periods([day, day + datetime.timedelta(3)], "day")) == 4
+    months = periods([datetime.date(2026, 1, 1), datetime.date(2026, 4, 1)], "month")
     assert [one.month for one in months] == [1, 2, 3, 4]
 
 
