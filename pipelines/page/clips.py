@@ -70,7 +70,7 @@ class Clip:
 
 def chosen(limit: int) -> Figure:
     """Return the query that chooses the clips: in turn of each corpus and language, by id, which is as good as any."""
-    return Figure("clips", "To look at and listen to", "", CHOSEN.format(limit=limit))
+    return Figure("clips", "To look at and listen to", CHOSEN.format(limit=limit))
 
 
 def clips(

@@ -20,11 +20,10 @@ SEGMENT_EDGES: Final = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 60, 300)
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A name for programs, a title and a note for people, and the query that gives its rows."""
+    """A name for programs, a title for people, and the query that gives its rows."""
 
     name: str
     title: str
-    note: str
     sql: str
 
 
@@ -54,22 +53,20 @@ def period(nights: int) -> str:
 def figures(ground: Ground, nights_by: str, level: "LevelGround | None") -> list[Figure]:
     """Return the figures of a lake."""
     found = [
-        Figure("totals", "Totals", "", _TOTALS),
-        Figure("corpora", "Corpora", "", _CORPORA),
-        Figure("nights", "Nights", "", _NIGHTS.format(seals=ground.seals, unit=nights_by)),
-        Figure("durations", "Length of recordings", "", _histogram("decoded_seconds", "recordings", DURATION_EDGES)),
-        Figure(
-            "segments", "Length of segments", "", _histogram("end_seconds - start_seconds", "segments", SEGMENT_EDGES)
-        ),
-        Figure("languages", "Languages", "", _LANGUAGES),
-        Figure("tags", "Tags", "", _TAGS),
-        Figure("doubts", "Doubtful transcripts", "", _DOUBTS),
-        Figure("failures", "Failures", "", _FAILURES),
-        Figure("runs", "Runs", "", _RUNS.format(seals=ground.seals, records=ground.records)),
-        Figure("stages", "Where time went", "", _STAGES.format(records=ground.records)),
-        Figure("tables", "Tables", "", _TABLES.format(seals=ground.seals)),
+        Figure("totals", "Totals", _TOTALS),
+        Figure("corpora", "Corpora", _CORPORA),
+        Figure("nights", "Nights", _NIGHTS.format(seals=ground.seals, unit=nights_by)),
+        Figure("durations", "Length of recordings", _histogram("decoded_seconds", "recordings", DURATION_EDGES)),
+        Figure("segments", "Length of segments", _histogram("end_seconds - start_seconds", "segments", SEGMENT_EDGES)),
+        Figure("languages", "Languages", _LANGUAGES),
+        Figure("tags", "Tags", _TAGS),
+        Figure("doubts", "Doubtful transcripts", _DOUBTS),
+        Figure("failures", "Failures", _FAILURES),
+        Figure("runs", "Runs", _RUNS.format(seals=ground.seals, records=ground.records)),
+        Figure("stages", "Where time went", _STAGES.format(records=ground.records)),
+        Figure("tables", "Tables", _TABLES.format(seals=ground.seals)),
     ]
-    return found if level is None else [*found, Figure("levels", "Level", "", level.sql())]
+    return found if level is None else [*found, Figure("levels", "Level", level.sql())]
 
 
 @dataclass(frozen=True, slots=True)

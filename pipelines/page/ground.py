@@ -56,8 +56,6 @@ def _read_json(store: Store, name: str, found: dict[str, int], columns: str) -> 
     """Return a table function over records of a name: by a glob, or one by one where that cannot be."""
     root = store.url(layout.RUNS)
     paths = [f"{root}/*/*/{name}"] if not set(root) & set(GLOB_CHARACTERS) else [store.url(path) for path in found]
-    if not store.is_local:  # fsspec's globs match a folder's marker too
-        paths = [store.url(path) for path in found] if len(found) == 1 else paths
     quoted = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     biggest = max(found.values())
     limit = f", maximum_object_size = {2 * biggest}" if biggest > JSON_OBJECT_BYTES else ""

@@ -17,14 +17,13 @@ from pipelines.page.clips import Clip, chosen, clips
 from pipelines.page.figures import Answer, LevelGround, ask, period
 from pipelines.page.ground import Ground, find_ground
 from pipelines.page.levels import power_weights
-from pipelines.page.panel import Panel, tail
+from pipelines.page.panel import tail
 from pipelines.page.panels import panels
 from pipelines.page.words import count, in_hours
 from pipelines.runs import load_plan
 from pipelines.store import Store
 
 NO_RUN: Final = "No run is sealed yet; what an open run has done shows when it ends (phonolake status)."
-NOTHING: Final = "There are none."
 REASONS: Final = {
     "nights": NO_RUN,
     "runs": NO_RUN,
@@ -131,13 +130,10 @@ def render(report: Report) -> str:
         report=report,
         style=style,
         style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        panels=_panels(report),
+        panels=panels(report.answers, report.unit, REASONS),
+        reasons=REASONS,
         key_figures=_key_figures(report.answers["totals"].rows[0]),
     )
-
-
-def _panels(report: Report) -> dict[str, Panel]:
-    return panels(report.answers, report.unit, REASONS)
 
 
 def _key_figures(totals: dict[str, Any]) -> list[tuple[str, str, str]]:
