@@ -13,6 +13,7 @@ FULL, HALF, PHONE = 1100.0, 530.0, 340.0  # about the pixels that each is shown 
 HEIGHT: Final = 200.0
 LEFT, TOP, BOTTOM = 46.0, 12.0, 24.0
 MOST_COLUMN: Final = 34.0  # pixels; a week has no columns like doors
+MOST_BIN: Final = 90.0
 GAP: Final = 0.28  # of the room of a column
 LETTER: Final = 6.4  # pixels, of the labels' type
 STEPS: Final = (1.0, 2.0, 5.0)
@@ -62,6 +63,7 @@ class Columns:
     def drawn(self, width: float) -> Chart:
         """Return the drawing of a width."""
         floor, room = HEIGHT - BOTTOM, (width - LEFT) / max(1, len(self.labels))
+        room = min(room, MOST_BIN) if self.between else room
         column = room * 0.94 if self.between else min(MOST_COLUMN, room * (1 - GAP))
         totals = [sum(values[place] for _, values in self.series) for place in range(len(self.labels))]
         ticks = axis(max(totals, default=0.0))
