@@ -8,15 +8,17 @@ from typing import Final
 import duckdb
 import typer
 
+from pipelines.commands.checking import doctor
 from pipelines.commands.finding import search, similar
 from pipelines.commands.looking import failures, gc, query, status, verify
+from pipelines.commands.reporting import report
 from pipelines.commands.running import abandon, demo, plan, retry, run
 from pipelines.errors import PhonolakeError
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(run, plan, retry, abandon),
-    *(status, failures, query, search, similar),
-    *(verify, gc),
+    *(status, failures, query, report, search, similar),
+    *(verify, gc, doctor),
     demo,
 )
 

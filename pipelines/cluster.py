@@ -37,7 +37,7 @@ def connect() -> None:
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="error",
-                object_store_memory=_object_store_bytes(),
+                object_store_memory=object_store_bytes(),
             )
     _silence()
 
@@ -50,7 +50,7 @@ def _silence() -> None:
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
-def _object_store_bytes() -> int:
+def object_store_bytes() -> int:
     """Return how much shared memory blocks may fill: pages of it count as resident in every worker they passed."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(LEAST_STORE_BYTES, min(MOST_STORE_BYTES, int(memory * STORE_PART)))

@@ -67,7 +67,7 @@ def _shards(uri: str, suffixes: tuple[str, ...], options: Options) -> pa.Table:
 def _list_uri(uri: str, options: Options) -> pa.Table:
     local = local_path(uri)
     taken_literally = local is not None and os.path.exists(local)  # a folder may be called show [2024]
-    base, pattern = (local or uri, None) if taken_literally else _split_glob(uri if local is None else local)
+    base, pattern = (local or uri, None) if taken_literally else split_glob(uri if local is None else local)
     if is_s3(uri):
         found: Iterable[pa.RecordBatch] = _list_s3(base, options)
     elif local is not None:
@@ -78,7 +78,7 @@ def _list_uri(uri: str, options: Options) -> pa.Table:
     return listing.filter(_matches(listing["uri"], [pattern])) if pattern else listing
 
 
-def _split_glob(uri: str) -> tuple[str, str | None]:
+def split_glob(uri: str) -> tuple[str, str | None]:
     """Return what comes before a glob's first wildcard, up to its folder, and the whole pattern; None without one."""
     positions = [uri.find(character) for character in GLOB_CHARACTERS if character in uri]
     if not positions:
@@ -132,7 +132,7 @@ def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
         yield from batches(_walk_fsspec(base, options))
         return
     except (BaseError, FileNotFoundError, ReadingStopped) as error:
-        raise _store_error(f"s3://{bucket}", error) from None
+        raise store_error(f"s3://{bucket}", error) from None
     folders = _folders(found)
     yield from (_from_obstore(bucket, batch, folders) for batch in found)
 
@@ -183,7 +183,8 @@ def _from_obstore(bucket: str, batch: pa.RecordBatch, folders: pa.Array) -> pa.R
     return listed(uris, etags, batch["size"].cast(pa.int64()), modified)
 
 
-def _store_error(where: str, error: Exception) -> Exception:
+def store_error(where: str, error: Exception) -> Exception:
+    """Return what a store's error means to who wrote the recipe: whose fault it is, and what to set."""
     text = " ".join(str(error).split())
     gist = _gist(text)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or gist in REFUSALS:
@@ -284,4 +285,4 @@ def _look_up(uri: str, options: Options) -> tuple[str | None, int, int | None]:
     except (FileNotFoundError, NotADirectoryError, ValueError, ImportError, InvalidPathError):
         return None, 0, None  # missing, or a uri that no store can be asked for: the run says which, as a failure
     except Exception as error:  # no answer; a made-up version would be another recording
-        raise _store_error(uri, error) from None
+        raise store_error(uri, error) from None

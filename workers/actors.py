@@ -96,6 +96,14 @@ class PoolMember:
             table = append_results(table, stage.id, stage.table, good, errors)
         return table
 
+    def hear_silence(self) -> dict[str, int]:
+        """Return how many rows a second of silence gives each stage, by id; raise what the model raises."""
+        [result] = self._model.run([self._silence()])
+        return {stage.id: len(self._model.rows(result, stage)) for stage in self._spec.stages}
+
+    def _silence(self) -> Clip:
+        return Clip(np.zeros(SILENCE_SECONDS * self._model.sample_rate, np.float32))
+
     def _resampled(self, clip: Clip) -> Clip:
         ours, theirs = self._spec.sample_rate, self._model.sample_rate
         if ours == theirs or not len(clip.waveform):
@@ -133,6 +141,6 @@ class PoolMember:
     def _prove_alive(self, error: Exception) -> None:
         """Raise `error` where the model cannot do silence either: then not the segment is at fault."""
         try:
-            self._model.run([Clip(np.zeros(SILENCE_SECONDS * self._model.sample_rate, np.float32))])
+            self._model.run([self._silence()])
         except Exception:  # whatever it is, the model is dead
             raise error from None
