@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,6 +18,7 @@ from pipelines.ledger import STANDING, load_ledger, parameters
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import REFERENCE
 from pipelines.runs import Runs, writer_id
+from pipelines.scratch import database
 from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout, records
@@ -85,12 +85,10 @@ class Delta:
 def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages: list[Stage]) -> Delta:
     """Subtract what sealed runs did from the listing (schema sources.LISTING)."""
     listing = with_ids(corpus, listing)
-    connection = duckdb.connect()
-    connection.register("listing", listing)
-    connection.register("ledger", load_ledger(store, runs))
-    needed = connection.sql(_JOIN, params=parameters(stages)).to_arrow_table()
-    connection.register("needed", needed)
-    [counts] = connection.sql(_COUNTS).fetchall()
+    with database(listing=listing, ledger=load_ledger(store, runs)) as scratch:
+        needed = scratch.sql(_JOIN, params=parameters(stages)).to_arrow_table()
+        scratch.register("needed", needed)
+        [counts] = scratch.sql(_COUNTS).fetchall()
     recordings = needed.select(records.PLAN.names).cast(records.PLAN)
     return Delta(recordings, listing.num_rows, *counts)
 
@@ -172,10 +170,10 @@ def _units(recordings: pa.Table) -> list[tuple[int, int]]:
     return [*units, (start, recordings.num_rows)] if recordings.num_rows else []
 
 
-def _as_parquet(recordings: pa.Table) -> bytes:
+def _as_parquet(recordings: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
     pq.write_table(recordings, sink, compression="zstd", row_group_size=GROUP_ROWS)
-    return bytes(sink.getvalue())
+    return memoryview(sink.getvalue())
 
 
 def _record(stage: Stage) -> StageRecord:

@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.scratch import database
 from pipelines.sink import RECEIPT_HEADER
 from pipelines.store import Store
 from schemas import layout, records, wire
@@ -64,9 +64,8 @@ class Evidence:
         Per recording one attempt, per segment one receipt, success before failure; the rest is lower numbers first,
         so that everyone who sees the same receipts decides the same.
         """
-        connection = duckdb.connect()
-        connection.register("rows", self.rows)
-        return connection.sql(_WINNERS).to_arrow_table().cast(records.VERDICT)
+        with database(rows=self.rows) as scratch:
+            return scratch.sql(_WINNERS).to_arrow_table().cast(records.VERDICT)
 
 
 def collect(store: Store, plan: Plan) -> Evidence:

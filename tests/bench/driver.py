@@ -154,10 +154,14 @@ def measured(step: str, options: argparse.Namespace, folder: str) -> bool:
             most = max(most, resident)
             if resident > options.gigabytes * 1e9:
                 process.kill()
-                print(f"bench driver, {step}: ended at {resident / 1e9:.1f} GB after {time.perf_counter() - started:.0f} s")
+                print(
+                    f"bench driver, {step}: ended at {resident / 1e9:.1f} GB after {time.perf_counter() - started:.0f} s"
+                )
                 return False
         said = process.stdout.read().strip() if process.stdout else ""
-    print(f"bench driver, {step}: {time.perf_counter() - started:.1f} s, {most / 1e9:.2f} GB resident; {said}", flush=True)
+    print(
+        f"bench driver, {step}: {time.perf_counter() - started:.1f} s, {most / 1e9:.2f} GB resident; {said}", flush=True
+    )
     return process.returncode == 0
 
 
