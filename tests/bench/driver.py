@@ -154,9 +154,7 @@ def measured(step: str, options: argparse.Namespace, folder: str) -> bool:
             most = max(most, resident)
             if resident > options.gigabytes * 1e9:
                 process.kill()
-                print(
-                    f"bench driver, {step}: ended at {resident / 1e9:.1f} GB after {time.perf_counter() - started:.0f} s"
-                )
+                print(f"bench driver, {step}: ended at {resident / 1e9:.1f} GB")
                 return False
         said = process.stdout.read().strip() if process.stdout else ""
     print(
