@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from pipelines.ledger import STANDING, load_ledger, parameters
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import REFERENCE
 from pipelines.runs import Runs, writer_id
-from pipelines.scratch import database
+from pipelines.scratch import database, spans, within
 from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout, records
@@ -43,7 +44,7 @@ needed AS (
         ELSE [w.id FOR w IN $stages IF NOT list_contains(s.tried, w.key)] END AS stages, NULL::VARCHAR[] AS "only"
     FROM listing l LEFT JOIN standing s USING (recording_id)
 )
-SELECT * FROM needed WHERE len(stages) > 0 ORDER BY {PLAN_ORDER}
+SELECT * FROM needed WHERE len(stages) > 0
 """
 
 _COUNTS: Final = """
@@ -85,12 +86,16 @@ class Delta:
 def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages: list[Stage]) -> Delta:
     """Subtract what sealed runs did from the listing (schema sources.LISTING)."""
     listing = with_ids(corpus, listing)
-    with database(listing=listing, ledger=load_ledger(store, runs)) as scratch:
-        needed = scratch.sql(_JOIN, params=parameters(stages)).to_arrow_table()
-        scratch.register("needed", needed)
-        [counts] = scratch.sql(_COUNTS).fetchall()
-    recordings = needed.select(records.PLAN.names).cast(records.PLAN)
-    return Delta(recordings, listing.num_rows, *counts)
+    ledger = load_ledger(store, runs)
+    parts, counts = [], np.zeros(4, np.int64)
+    for span in spans(listing["uri"], listing.num_rows + ledger.num_rows):  # a recording has one uri
+        with database(listing=within(listing, "uri", span), ledger=within(ledger, "uri", span)) as scratch:
+            parts.append(scratch.sql(_JOIN, params=parameters(stages)).to_arrow_table())
+            scratch.register("needed", parts[-1])
+            counts += scratch.sql(_COUNTS).fetchall()[0]
+    with database(needed=pa.concat_tables(parts).select(records.PLAN.names)) as scratch:
+        recordings = scratch.sql(f"FROM needed ORDER BY {PLAN_ORDER}").to_arrow_table().cast(records.PLAN)
+    return Delta(recordings, listing.num_rows, *counts.tolist())
 
 
 def refuse_missing_texts(recipe: Recipe, listing: pa.Table) -> None:
