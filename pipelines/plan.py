@@ -30,6 +30,7 @@ UNIT_BYTES: Final = 8 << 20
 UNIT_ROWS: Final = 256
 GROUP_ROWS: Final = 4096  # of the plan's Parquet: what a task reads is small, and so is the footer
 SAMPLED_ROWS: Final = 1_000  # whose columns a message names
+SORT_MEMORY: Final = "2GB"  # as much as ten million recordings take besides, listed and planned
 HASH_ROWS: Final = 50_000  # rows whose ids are computed together
 
 PLAN_ORDER: Final = 'place.shard NULLS FIRST, place.piece, place."offset", recording_id'
@@ -93,7 +94,7 @@ def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages:
             parts.append(scratch.sql(_JOIN, params=parameters(stages)).to_arrow_table())
             scratch.register("needed", parts[-1])
             counts += scratch.sql(_COUNTS).fetchall()[0]
-    with database(needed=pa.concat_tables(parts).select(records.PLAN.names)) as scratch:
+    with database(SORT_MEMORY, needed=pa.concat_tables(parts).select(records.PLAN.names)) as scratch:
         recordings = scratch.sql(f"FROM needed ORDER BY {PLAN_ORDER}").to_arrow_table().cast(records.PLAN)
     return Delta(recordings, listing.num_rows, *counts.tolist())
 

@@ -21,11 +21,15 @@ Span = tuple[str | None, str | None]
 
 
 @contextmanager
-def database(**tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give a connection that knows these tables by name; its memory and its files go with it."""
+def database(memory: str | None = None, **tables: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give a connection that knows these tables by name; its memory and its files go with it.
+
+    `memory`, such as 2GB, is a bound for questions that can be spilled as a whole: to sort is one, to group is none.
+    """
+    bound: dict[str, str | bool | int | float | list[str]] = {"memory_limit": memory} if memory else {}
     with (
         tempfile.TemporaryDirectory(prefix="phonolake-", ignore_cleanup_errors=True) as folder,
-        duckdb.connect(config={"temp_directory": folder}) as connection,
+        duckdb.connect(config={"temp_directory": folder, **bound}) as connection,
     ):
         for name, table in tables.items():
             connection.register(name, table)

@@ -3,8 +3,8 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 from ray.scripts.scripts import cli as ray_cli
 
@@ -12,7 +12,7 @@ from pipelines.cli import app
 
 
 def check_phonolake(words: list[str]) -> None:
-    """Parse what follows `phonolake` or `python -m pipelines`; click.UsageError where it is no command of ours."""
+    """Parse what follows `phonolake` or `python -m pipelines`; an error where it is no command of ours."""
     _check(typer.main.get_command(app), words)
 
 
@@ -21,12 +21,12 @@ def check_ray(words: list[str]) -> None:
     _check(ray_cli, words)
 
 
-def _check(command: click.Command, words: list[str]) -> None:
-    context = click.Context(command)
-    while isinstance(command, click.Group):
+def _check(command: Any, words: list[str]) -> None:
+    """Parse words without carrying anything out; typer has a click of its own, which shares no class with click's."""
+    context = command.context_class(command)
+    while hasattr(command, "resolve_command"):
         name, command, words = command.resolve_command(context, words)
-        assert command is not None
-        context = click.Context(command, info_name=name, parent=context)
+        context = command.context_class(command, info_name=name, parent=context)
     command.make_context(context.info_name, list(words), parent=context.parent)
 
 

@@ -3,7 +3,6 @@ import shlex
 import tomllib
 from typing import Any
 
-import click
 import pytest
 import yaml
 from commands import check_line, check_phonolake, check_ray, lines_of
@@ -193,11 +192,11 @@ def test_commands_in_the_texts_parse(file: Any) -> None:
 
 
 def test_a_wrong_command_does_not_parse() -> None:
-    with pytest.raises(click.UsageError):
+    with pytest.raises(Exception, match="No such command 'runn'"):
         check_phonolake(["runn", "recipe.yaml"])
-    with pytest.raises(click.UsageError):
+    with pytest.raises(Exception, match=r"No such option.*--jsn"):
         check_phonolake(["run", "recipe.yaml", "--jsn"])
-    with pytest.raises(click.UsageError):
+    with pytest.raises(Exception, match=r"No such option.*--heads"):
         check_ray(["start", "--heads"])
 
 
