@@ -23,7 +23,7 @@ GPU_BLOCK_SEGMENTS = 256  # pipelines/graph.py, GPU_BATCH_ROWS: what one receipt
 TABLES = 6  # recordings, segments, spectrograms, embeddings, tags, transcripts: a fragment of each in a block
 LOG_MEL_BYTES = 100 * 80 * 4  # a second
 VECTOR_BYTES = 768 * 4  # a segment
-RUN_ROWS = 30_000_000  # of recordings and segments, which a driver of 16 GB carries; docs/benchmarks.md, The driver
+RUN_ROWS = 30_000_000  # of recordings and segments: as far as a run was measured; docs/benchmarks.md, The driver
 
 
 @dataclass(frozen=True)
