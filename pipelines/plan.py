@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,6 +19,7 @@ from pipelines.ledger import STANDING, load_ledger, parameters
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import REFERENCE
 from pipelines.runs import Runs, writer_id
+from pipelines.scratch import database, spans, within
 from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout, records
@@ -29,6 +30,7 @@ UNIT_BYTES: Final = 8 << 20
 UNIT_ROWS: Final = 256
 GROUP_ROWS: Final = 4096  # of the plan's Parquet: what a task reads is small, and so is the footer
 SAMPLED_ROWS: Final = 1_000  # whose columns a message names
+SORT_MEMORY: Final = "2GB"  # as much as ten million recordings take besides, listed and planned
 HASH_ROWS: Final = 50_000  # rows whose ids are computed together
 
 PLAN_ORDER: Final = 'place.shard NULLS FIRST, place.piece, place."offset", recording_id'
@@ -43,7 +45,7 @@ needed AS (
         ELSE [w.id FOR w IN $stages IF NOT list_contains(s.tried, w.key)] END AS stages, NULL::VARCHAR[] AS "only"
     FROM listing l LEFT JOIN standing s USING (recording_id)
 )
-SELECT * FROM needed WHERE len(stages) > 0 ORDER BY {PLAN_ORDER}
+SELECT * FROM needed WHERE len(stages) > 0
 """
 
 _COUNTS: Final = """
@@ -85,14 +87,16 @@ class Delta:
 def find_delta(store: Store, runs: Runs, corpus: str, listing: pa.Table, stages: list[Stage]) -> Delta:
     """Subtract what sealed runs did from the listing (schema sources.LISTING)."""
     listing = with_ids(corpus, listing)
-    connection = duckdb.connect()
-    connection.register("listing", listing)
-    connection.register("ledger", load_ledger(store, runs))
-    needed = connection.sql(_JOIN, params=parameters(stages)).to_arrow_table()
-    connection.register("needed", needed)
-    [counts] = connection.sql(_COUNTS).fetchall()
-    recordings = needed.select(records.PLAN.names).cast(records.PLAN)
-    return Delta(recordings, listing.num_rows, *counts)
+    ledger = load_ledger(store, runs)
+    parts, counts = [], np.zeros(4, np.int64)
+    for span in spans(listing["uri"], listing.num_rows + ledger.num_rows):  # a recording has one uri
+        with database(listing=within(listing, "uri", span), ledger=within(ledger, "uri", span)) as scratch:
+            parts.append(scratch.sql(_JOIN, params=parameters(stages)).to_arrow_table())
+            scratch.register("needed", parts[-1])
+            counts += scratch.sql(_COUNTS).fetchall()[0]
+    with database(SORT_MEMORY, needed=pa.concat_tables(parts).select(records.PLAN.names)) as scratch:
+        recordings = scratch.sql(f"FROM needed ORDER BY {PLAN_ORDER}").to_arrow_table().cast(records.PLAN)
+    return Delta(recordings, listing.num_rows, *counts.tolist())
 
 
 def refuse_missing_texts(recipe: Recipe, listing: pa.Table) -> None:
@@ -172,10 +176,10 @@ def _units(recordings: pa.Table) -> list[tuple[int, int]]:
     return [*units, (start, recordings.num_rows)] if recordings.num_rows else []
 
 
-def _as_parquet(recordings: pa.Table) -> bytes:
+def _as_parquet(recordings: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
     pq.write_table(recordings, sink, compression="zstd", row_group_size=GROUP_ROWS)
-    return bytes(sink.getvalue())
+    return memoryview(sink.getvalue())
 
 
 def _record(stage: Stage) -> StageRecord:

@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.scratch import database, spans, within
 from pipelines.sink import RECEIPT_HEADER
 from pipelines.store import Store
 from schemas import layout, records, wire
@@ -18,22 +18,26 @@ READERS: Final = 16
 
 _WINNERS: Final = """
 WITH closings AS (  -- of several closing rows in one attempt, a success counts, then the first receipt
-    SELECT recording_id, attempt,
-        first(struct_pack(receipt, n_segments, outcome, seconds) ORDER BY (outcome = 'failed'), receipt) AS closing
-    FROM rows WHERE segment_index IS NULL GROUP BY ALL
+    SELECT recording_id, attempt, arg_min(
+        struct_pack(receipt, n_segments, outcome, seconds), ((outcome = 'failed')::BIGINT << 32) + receipt) AS closing
+    FROM rows WHERE segment_index IS NULL GROUP BY recording_id, attempt
 ),
 segments AS (  -- of several receipts of a segment, the one in which the fewest stages failed, then the first
-    SELECT recording_id, attempt, segment_index, first(receipt ORDER BY failed_stages, receipt) AS receipt
-    FROM rows WHERE segment_index IS NOT NULL GROUP BY ALL),
+    SELECT recording_id, attempt, segment_index,
+        (min((coalesce(failed_stages, 0)::BIGINT << 32) + receipt) & 4294967295)::INTEGER AS receipt
+    FROM rows WHERE segment_index IS NOT NULL GROUP BY recording_id, attempt, segment_index
+),
 complete AS (  -- all segments up to the last, from one attempt; a failure needs none
-    SELECT c.recording_id, c.attempt, c.closing
+    SELECT c.recording_id, c.attempt, any_value(c.closing) AS closing
     FROM closings c LEFT JOIN segments s
         ON s.recording_id = c.recording_id AND s.attempt = c.attempt AND s.segment_index < c.closing.n_segments
-    GROUP BY ALL HAVING count(s.segment_index) = c.closing.n_segments
+    GROUP BY c.recording_id, c.attempt HAVING count(s.segment_index) = any_value(c.closing.n_segments)
 ),
-chosen AS (SELECT recording_id,
-        first(struct_pack(attempt, closing) ORDER BY (closing.outcome = 'failed'), attempt) AS winner
-    FROM complete GROUP BY recording_id)
+chosen AS (
+    SELECT recording_id,
+        arg_min(struct_pack(attempt, closing), ((closing.outcome = 'failed')::BIGINT << 32) + attempt) AS winner
+    FROM complete GROUP BY recording_id
+)
 SELECT recording_id, NULL::INTEGER AS segment_index, winner.closing.receipt AS receipt,
     winner.closing.outcome AS outcome, winner.closing.seconds AS seconds FROM chosen
 UNION ALL
@@ -42,6 +46,7 @@ SELECT c.recording_id, s.segment_index, s.receipt, NULL, NULL FROM chosen c JOIN
     AND s.segment_index < c.winner.closing.n_segments AND c.winner.closing.outcome <> 'failed'
 ORDER BY ALL
 """
+"""What is to be the least is packed into one number: an aggregate that sorts would hold all rows of all recordings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,11 @@ class Evidence:
         Per recording one attempt, per segment one receipt, success before failure; the rest is lower numbers first,
         so that everyone who sees the same receipts decides the same.
         """
-        connection = duckdb.connect()
-        connection.register("rows", self.rows)
-        return connection.sql(_WINNERS).to_arrow_table().cast(records.VERDICT)
+        parts = []
+        for span in spans(self.rows["recording_id"], self.rows.num_rows):
+            with database(rows=within(self.rows, "recording_id", span)) as scratch:
+                parts.append(scratch.sql(_WINNERS).to_arrow_table().cast(records.VERDICT))
+        return pa.concat_tables(parts)
 
 
 def collect(store: Store, plan: Plan) -> Evidence:

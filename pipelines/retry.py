@@ -3,13 +3,13 @@
 from collections.abc import Collection
 from typing import Final
 
-import duckdb
 import pyarrow as pa
 
 from pipelines.lake import open_lake
 from pipelines.ledger import STANDING, load_ledger, parameters
 from pipelines.plan import PLAN_ORDER, Delta, with_ids
 from pipelines.runs import Runs
+from pipelines.scratch import database
 from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import records
@@ -50,9 +50,7 @@ def find_failed(store: Store, runs: Runs, listing: pa.Table, stages: list[Stage]
     Without `codes` it is what failed for a reason that may pass (`transient`), otherwise what failed with one of them.
     """
     failures = open_lake(store).sql(_FAILURES, params={"corpus": runs.corpus, "codes": list(codes)}).to_arrow_table()
-    connection = duckdb.connect()
-    connection.register("failures", failures)
-    connection.register("ledger", load_ledger(store, runs))
-    connection.register("listing", with_ids(runs.corpus, listing))
-    again = connection.sql(_AGAIN, params=parameters(stages)).to_arrow_table()
+    known = {"failures": failures, "ledger": load_ledger(store, runs), "listing": with_ids(runs.corpus, listing)}
+    with database(**known) as scratch:
+        again = scratch.sql(_AGAIN, params=parameters(stages)).to_arrow_table()
     return Delta(again.select(records.PLAN.names).cast(records.PLAN), listing.num_rows, 0, 0, again.num_rows, 0)

@@ -3,13 +3,14 @@
 from contextlib import suppress
 from datetime import UTC, datetime
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipelines.errors import StoreError
 from pipelines.parquet import to_parquet
 from pipelines.runs import read_table, writer_id
+from pipelines.scratch import database
 from pipelines.store import Store
 from schemas import layout, records
 from schemas.records import Plan, PublishedFile, Seal, Verdict
@@ -23,8 +24,7 @@ FROM plan p JOIN closings v USING (recording_id) ORDER BY p.recording_id
 
 def seal(store: Store, plan: Plan, verdict: Verdict, files: list[PublishedFile]) -> Seal:
     """Write ledger and seal, create-once, then delete the run's staging; return the seal that stands."""
-    winners = read_table(store, verdict.rows_file)
-    closings = winners.filter(pc.is_null(winners["segment_index"]))
+    closings = _closings(store, verdict)
     store.create(layout.ledger_file(plan.corpus, plan.run), to_parquet(_ledger(store, plan, closings)))
     outcomes = {count["values"]: count["counts"] for count in pc.value_counts(closings["outcome"]).to_pylist()}
     attempts = [path for path in store.list(layout.run_folder(plan.corpus, plan.run)) if "/attempts/" in path]
@@ -53,8 +53,15 @@ def seal(store: Store, plan: Plan, verdict: Verdict, files: list[PublishedFile])
 
 
 def _ledger(store: Store, plan: Plan, closings: pa.Table) -> pa.Table:
-    connection = duckdb.connect()
-    connection.register("plan", read_table(store, plan.recordings_file))
-    connection.register("closings", closings)
+    planned = read_table(store, plan.recordings_file, ["recording_id", "uri", "size_bytes", "stages"])
     stages = [{"id": stage.id, "key": stage.key} for stage in plan.stages]
-    return connection.sql(_LEDGER, params={"stages": stages}).to_arrow_table().cast(records.LEDGER)
+    with database(plan=planned, closings=closings) as scratch:
+        return scratch.sql(_LEDGER, params={"stages": stages}).to_arrow_table().cast(records.LEDGER)
+
+
+def _closings(store: Store, verdict: Verdict) -> pa.Table:
+    """Return what a verdict says of each recording; a part of the file at a time, for most rows are of segments."""
+    file = pq.ParquetFile(pa.BufferReader(store.read(verdict.rows_file)))
+    columns = ["recording_id", "segment_index", "outcome", "seconds"]
+    parts = (batch.filter(pc.is_null(batch["segment_index"])) for batch in file.iter_batches(columns=columns))
+    return pa.Table.from_batches(parts, pa.schema([records.VERDICT.field(name) for name in columns]))

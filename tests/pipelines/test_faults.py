@@ -38,6 +38,7 @@ import pipelines.plan
 import pipelines.publish
 import pipelines.receipts
 import pipelines.run
+import pipelines.scratch
 import pipelines.seal
 import pipelines.store
 from pipelines.backends import S3, Disk
@@ -202,8 +203,7 @@ def by_hand() -> Iterator[Hands]:
         hands = Hands()
         for where, name, stand_in in hands.patches():
             patch.setattr(where, name, stand_in)
-        for module in (pipelines.plan, pipelines.receipts, pipelines.seal):
-            patch.setattr(module, "duckdb", SimpleNamespace(connect=OnceAsked))
+        patch.setattr(pipelines.scratch, "duckdb", SimpleNamespace(connect=lambda config: nullcontext(OnceAsked())))
         patch.setattr(pipelines.store, "FIRST_PAUSE_SECONDS", 0.0)
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=next(NAMES)))  # the same order, and so questions, every time

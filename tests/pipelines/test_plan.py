@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipelines.plan
+import pipelines.scratch
 from pipelines.parquet import to_parquet
 from pipelines.plan import Delta, find_delta, write_plan
 from pipelines.runs import Runs, find_runs, load_plan
@@ -80,6 +81,19 @@ def test_new_changed_gone_and_stage_only_are_told_apart(store):
         id_of("/old#1"): ["tags/toy"],
         id_of("/other-settings#1"): ["tags/toy"],
     }
+
+
+def test_a_plan_that_is_made_in_slices_is_the_same(store, monkeypatch):
+    uris = [f"/{n % 7}/{n}" for n in range(40)]
+    runs = sealed(
+        store, {f"{uri}#{n % 3}": ("failed" if n % 5 == 0 else "ok", KEYS[: 1 + n % 2]) for n, uri in enumerate(uris)}
+    )
+    now = listing(*(f"{uri}#{n % 2}" for n, uri in enumerate([*uris[5:], "/new", "/a-new"])))
+    whole = find_delta(store, runs, CORPUS, now, STAGES)
+    monkeypatch.setattr(pipelines.scratch, "SLICE_ROWS", 9)
+    assert len(pipelines.scratch.spans(now["uri"], 77)) == 9
+    assert find_delta(store, runs, CORPUS, now, STAGES) == whole
+    assert all(counts(whole).values())
 
 
 def test_stages_of_several_runs_add_up(store):

@@ -18,6 +18,7 @@ from hand_made import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pipelines.scratch
 from pipelines.attempt import survey
 from pipelines.plan import find_delta, write_plan
 from pipelines.receipts import Evidence, collect, covered
@@ -53,8 +54,12 @@ def reference(rows: list[Row]) -> set[tuple]:
 
 
 def winners(rows: list[Row]) -> set[tuple]:
-    table = Evidence([], [], pa.Table.from_pylist(rows, EVIDENCE)).winners()
+    evidence = Evidence([], [], pa.Table.from_pylist(rows, EVIDENCE))
+    table = evidence.winners()
     assert table.schema == records.VERDICT
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines.scratch, "SLICE_ROWS", max(2, len(rows) // 2))
+        assert evidence.winners().equals(table)  # asked about in slices, nothing is cut apart
     found = [tuple(row.values()) for row in table.to_pylist()]
     assert len(found) == len(set(found))
     return set(found)

@@ -33,6 +33,7 @@ import pipelines.publish
 import pipelines.receipts
 import pipelines.retry
 import pipelines.run
+import pipelines.scratch
 import pipelines.seal
 import pipelines.store
 import pipelines.verdict
@@ -642,7 +643,7 @@ def _without_ray(patches: pytest.MonkeyPatch, world: World, numbers: random.Rand
         if stops:
             raise AttemptStopped
 
-    connections = SimpleNamespace(connect=_DATABASE.cursor)  # a database of one's own takes longer than all the rest
+    connections = SimpleNamespace(connect=lambda config: _DATABASE.cursor())  # a new one takes longer than all the rest
     for module, name, stand_in in (
         (pipelines.run, "open_lake", lambda recipe: _here.writer.store),
         (pipelines.run, "stages_of", stages_of),
@@ -653,10 +654,7 @@ def _without_ray(patches: pytest.MonkeyPatch, world: World, numbers: random.Rand
         (pipelines.run, "attempt", attempt),
         (pipelines.publish, "ray", SimpleNamespace(remote=lambda **_: _in_place, get=lambda told: told)),
         (pipelines.publish, "COPIERS", 1),  # so that a writer makes one call at a time
-        *(
-            (module, "duckdb", connections)
-            for module in (pipelines.plan, pipelines.receipts, pipelines.retry, pipelines.seal)
-        ),
+        (pipelines.scratch, "duckdb", connections),
         (pipelines.receipts, "READERS", 1),
         (pipelines.ledger, "READERS", 1),
         (pipelines.plan, "UNIT_ROWS", 1),
