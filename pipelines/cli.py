@@ -11,10 +11,11 @@ import typer
 from pipelines.commands.finding import search, similar
 from pipelines.commands.looking import failures, gc, query, status, verify
 from pipelines.commands.running import abandon, demo, plan, retry, run
+from pipelines.commands.submitting import submit
 from pipelines.errors import PhonolakeError
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
-    *(run, plan, retry, abandon),
+    *(run, plan, retry, abandon, submit),
     *(status, failures, query, search, similar),
     *(verify, gc),
     demo,
