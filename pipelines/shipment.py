@@ -57,7 +57,8 @@ def local_paths(recipe: Recipe) -> list[str]:
 def model_names(recipe: Recipe) -> list[str]:
     """Return the models that a recipe names, each once."""
     names = [section.model for section in recipe.embeddings]
-    names += [section.model for section in (*recipe.tags, *recipe.transcripts)]
+    names += [section.model for section in recipe.tags]
+    names += [section.model for section in recipe.transcripts]
     names += [section.align_with for section in recipe.transcripts if section.align_with]
     return list(dict.fromkeys(names))
 
