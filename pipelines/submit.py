@@ -25,6 +25,7 @@ from pipelines.shipment import RECIPE_FILE, pack
 
 ENTRYPOINT: Final = f"python -m pipelines run {RECIPE_FILE}"
 FINGERPRINT_HEX: Final = 8
+TRIES: Final = 5  # to find a name that nobody takes meanwhile
 PAUSE_SECONDS: Final = 2.0  # between looks at a job
 PATIENCE_SECONDS: Final = 600.0  # with a cluster that does not answer while a job is followed
 KNOWN_CODES: Final = range(5)
@@ -77,7 +78,7 @@ def submit(client: Any, recipe: Recipe, *, join: bool, now: datetime | None = No
     """
     told = {"corpus": recipe.corpus, "lake": recipe.lake.uri, "recipe": recipe.fingerprint()}
     night = night_name(recipe, now or datetime.now(UTC))
-    while True:
+    for _ in range(TRIES):
         jobs = [job for job in client.list_jobs() if job.submission_id]
         if (at_work := _at_work(jobs, told)) is not None:
             return _joined(at_work, told, join)
@@ -87,6 +88,7 @@ def submit(client: Any, recipe: Recipe, *, join: bool, now: datetime | None = No
         except RuntimeError as error:
             if "already exists" not in str(error):  # or somebody was faster; look again
                 raise PhonolakeError(f"the cluster did not take job {name}: {error}") from error
+    raise PhonolakeError(f"others took the names of {TRIES} jobs of this night from us; look at ray job list")
 
 
 def night_name(recipe: Recipe, now: datetime) -> str:
@@ -168,7 +170,7 @@ def _at_work(jobs: Iterable[Any], told: dict[str, str]) -> Any:
 
 def _joined(job: Any, told: dict[str, str], join: bool) -> Submission:
     who = f"job {job.submission_id} is at work on corpus {told['corpus']} of {told['lake']}"
-    if job.metadata["phonolake_recipe"] != told["recipe"]:
+    if job.metadata.get("phonolake_recipe") != told["recipe"]:
         raise OpenRunConflict(f"{who} with another recipe; wait for its end, or stop it: ray job stop")
     if not join:
         raise JobAtWork(f"{who}; follow it with --wait, or wait for its end")
