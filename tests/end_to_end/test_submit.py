@@ -9,10 +9,12 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -64,10 +66,10 @@ class Head:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """`ray start --head` and two `ray start --address`; each ends its processes when it is ended."""
+    """`ray start --head` and two `ray start --address`."""
     port, dashboard = free_ports(2)
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path: sockets lie in it
-    known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
     environment = {name: value for name, value in {**os.environ, **known}.items() if name != "RAY_ADDRESS"}
     found = Head(f"http://127.0.0.1:{dashboard}", environment)
     starts = [
@@ -83,8 +85,10 @@ def head() -> Iterator[Head]:
                 await_answer(found)
             yield found
         finally:
-            for process in reversed(started):
-                process.terminate()
+            family = [one for process in started for one in psutil.Process(process.pid).children(recursive=True)]
+            for one in [*started, *family]:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
             for process in started:
                 process.wait(timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +143,7 @@ def test_one_job_a_night_ships_our_code_and_the_users_and_brings_the_exit_code_b
     assert refused.returncode == 1
     assert f"job {first} is at work on corpus clips" in refused.stderr
     other = submit(recipe, head, *night, "--set", "segments.by=speech", "--wait")
-    assert other.returncode == 4
+    assert other.returncode == 4, other.stderr
     assert "with another recipe" in other.stderr
 
     assert head.ask(f"/api/jobs/{first}")["status"] in ("PENDING", "RUNNING")
