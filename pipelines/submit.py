@@ -10,6 +10,7 @@ takes longer than a day must not be doubled either. Two jobs on one run would lo
 """
 
 import asyncio
+import logging
 import sys
 import tempfile
 import time
@@ -29,6 +30,10 @@ TRIES: Final = 5  # to find a name that nobody takes meanwhile
 PAUSE_SECONDS: Final = 2.0  # between looks at a job
 PATIENCE_SECONDS: Final = 600.0  # with a cluster that does not answer while a job is followed
 KNOWN_CODES: Final = range(5)
+_CHATTY: Final = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+)  # they log what they do anyway
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ def job_client(address: str) -> Any:
     try:
         from ray.job_submission import JobSubmissionClient
 
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.WARNING)
         return JobSubmissionClient(address)
     except ImportError as error:
         raise PhonolakeError(f"submitting needs {error.name}: pip install 'phonolake[cluster]'") from error
