@@ -26,7 +26,8 @@ from pipelines.shipment import RECIPE_FILE, pack
 
 ENTRYPOINT: Final = f"python -m pipelines run {RECIPE_FILE}"
 FINGERPRINT_HEX: Final = 8
-TRIES: Final = 5  # to find a name that nobody takes meanwhile
+TRIES: Final = 6  # to hand a job in
+PASSING: Final = ("already exists", "try again later")  # somebody was faster; a head that has only just started
 PAUSE_SECONDS: Final = 2.0  # between looks at a job
 PATIENCE_SECONDS: Final = 600.0  # with a cluster that does not answer while a job is followed
 KNOWN_CODES: Final = range(5)
@@ -85,6 +86,7 @@ def submit(client: Any, recipe: Recipe, *, join: bool, now: datetime | None = No
     """
     told = {"corpus": recipe.corpus, "lake": recipe.lake.uri, "recipe": recipe.fingerprint()}
     night = night_name(recipe, now or datetime.now(UTC))
+    refusal = ""
     for _ in range(TRIES):
         jobs = [job for job in client.list_jobs() if job.submission_id]
         if (at_work := _at_work(jobs, told)) is not None:
@@ -93,9 +95,11 @@ def submit(client: Any, recipe: Recipe, *, join: bool, now: datetime | None = No
         try:
             return Submission(_submit(client, recipe, name, told), joined=False)
         except RuntimeError as error:
-            if "already exists" not in str(error):  # or somebody was faster; look again
-                raise PhonolakeError(f"the cluster did not take job {name}: {error}") from error
-    raise PhonolakeError(f"others took the names of {TRIES} jobs of this night from us; look at ray job list")
+            refusal = str(error)
+            if not any(passing in refusal for passing in PASSING):
+                break
+            time.sleep(PAUSE_SECONDS)
+    raise PhonolakeError(f"the cluster did not take job {name}: {refusal}")
 
 
 def night_name(recipe: Recipe, now: datetime) -> str:
