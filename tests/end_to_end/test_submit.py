@@ -67,7 +67,7 @@ class Head:
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     """`ray start --head` and two `ray start --address`."""
-    port, dashboard = free_ports(2)
+    port, dashboard, *agents = free_ports(5)  # another Ray on this machine has the usual ones
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # a short path: sockets lie in it
     known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
     environment = {name: value for name, value in {**os.environ, **known}.items() if name != "RAY_ADDRESS"}
@@ -79,8 +79,9 @@ def head() -> Iterator[Head]:
     started: list[subprocess.Popen[bytes]] = []
     with open(f"{folder}/starts.log", "wb") as log:
         try:
-            for options in starts:
+            for options, agent in zip(starts, agents, strict=True):
                 command = [str(RAY), "start", "--block", "--disable-usage-stats", *options]
+                command += [f"--dashboard-agent-listen-port={agent}"]
                 started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
                 await_answer(found)
             yield found
