@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from pipelines.store import Store
 from tests.end_to_end.conftest import S3Server
 from tests.end_to_end.test_command_line import phonolake as separate_phonolake
 from tests.end_to_end.test_command_line import write
-from tests.end_to_end.test_faults_on_s3 import Wire
+from tests.end_to_end.test_faults_on_s3 import Wire, close
 from tests.end_to_end.test_nights import phonolake
 
 BUCKET = "week"
@@ -59,6 +61,41 @@ def tone(number: int) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, 8000, "PCM_16", format="WAV")
     return file.getvalue()
+
+
+DENIED = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+REFUSAL = (
+    b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(DENIED), DENIED)
+)
+
+
+@dataclass
+class Guarded(Wire):
+    """A wire with a guard, who refuses requests whose first line matches; they do not reach the server.
+
+    Attributes:
+        refuses: the pattern.
+        refused: the first lines of what was refused.
+    """
+
+    refuses: str = "(?!)"
+    refused: list[str] = field(default_factory=list)
+
+    def _ask(self, client: socket.socket, server: socket.socket, asked: list[str]) -> None:
+        with suppress(OSError):
+            while data := client.recv(1 << 16):
+                if line := re.match(rb"(?:PUT|POST|GET|HEAD|DELETE) \S+ HTTP/1.1", data):
+                    asked[0] = line[0].decode()
+                    if re.search(self.refuses, asked[0]):
+                        self.refused.append(asked[0])
+                        client.sendall(REFUSAL)
+                        client.shutdown(socket.SHUT_WR)
+                        while client.recv(1 << 16):  # a client that is cut off while it sends would try again
+                            pass
+                        break
+                server.sendall(data)
+        close(server)
 
 
 @dataclass
@@ -108,7 +145,7 @@ class Week:
 
     server: S3Server
     recipe: Path
-    wire: Wire
+    wire: Guarded
     environment: dict[str, str]
     expected: Expected = field(default_factory=Expected)
 
@@ -150,13 +187,13 @@ class Week:
 
 @pytest.fixture
 def week(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Week]:
-    """A head and two more nodes, which reach S3 by a wire that can be cut; the test itself reaches it directly."""
+    """A head and two more nodes, which reach S3 by a guarded wire; the test itself reaches it directly."""
     s3.filesystem().mkdir(BUCKET)
     (tmp_path / "peaks.py").write_text(PEAKS)
     content = {"corpus": BUCKET, "source": {"uri": CORPUS}, "lake": {"uri": LAKE}, "segments": {"by": "whole"}}
     recipe = write(tmp_path, {**content, "spectrograms": [{"kind": "mfcc"}]})
     host, port = s3.environment["AWS_ENDPOINT_URL"].removeprefix("http://").split(":")
-    wire = Wire((host, int(port)))
+    wire = Guarded((host, int(port)))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=wire.serve, args=(listener,), daemon=True)
         thread.start()
@@ -200,12 +237,12 @@ def test_after_a_week_of_nights_the_lake_holds_what_was_put_in(week: Week) -> No
     week.night(*with_model, stages=more)
 
     week.put(j=tone(11), c=tone(12))
-    week.wire.loses, week.wire.times = r"PUT \S*/receipts/", 1_000_000
+    week.wire.refuses = r"PUT \S*/receipts/"
     failed = week.run(*with_model)
     assert failed.returncode == 1, failed.stderr
     assert "run the same command to resume" in failed.stderr
-    assert week.wire.lost
-    week.wire.times = 0
+    assert week.wire.refused
+    week.wire.refuses = "(?!)"
     week.night(*with_model, stages=more)
 
     week.delete("d")
