@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipelines.meter import Key
+from pipelines.nodes import Cluster
 from pipelines.runs import writer_id
-from pipelines.shares import Cluster
 from pipelines.stages import CODE_VERSIONS, Stage
 from pipelines.store import Store
 from schemas import layout
@@ -62,7 +62,7 @@ def attempt_record(
         started_at=started_at,
         outcome=outcome,
         seconds=seconds,
-        nodes=cluster.nodes,
+        nodes=len(cluster.nodes),
         cpus=cluster.cpus,
         gpus=cluster.gpus,
         stage_seconds=_by("stage_seconds", "stage", measures),

@@ -17,14 +17,16 @@ from pipelines.errors import BudgetExceeded, PhonolakeError
 from pipelines.events import ATTEMPT_ENDED, ATTEMPT_STARTED, Event, tell
 from pipelines.graph import Task, pack_tasks, run_graph
 from pipelines.meter import Key
+from pipelines.nodes import measure_cluster
 from pipelines.progress import ProgressDisplay, Tally
 from pipelines.receipts import Evidence, collect, covered, worth_another_try
 from pipelines.recipe import Recipe
 from pipelines.runs import read_table, writer_id
-from pipelines.shares import Shares, measure_cluster
+from pipelines.shares import Shares
 from pipelines.sink import LakeSink
 from pipelines.stages import Stage
 from pipelines.store import Store
+from pipelines.watch import NodesLost
 from schemas import layout, records
 from schemas.records import Attempt, Plan
 from workers.stores import ReadingStopped
@@ -78,6 +80,7 @@ def attempt(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], share
 
     Raises:
         BudgetExceeded: by the tally, which may count twice what was done twice; the receipts know.
+        NodesLost: the shares no longer fit the cluster; another attempt needs others.
         PhonolakeError: anything else stopped it; what has receipts stays.
     """
     cluster, begun = measure_cluster(), time.monotonic()
@@ -125,7 +128,7 @@ def stopped(plan: Plan, error: Exception) -> PhonolakeError:
     """Return an error of Ray as one of ours: with what it began with, and what to do."""
     chain = [one for one in _chain(error) if not isinstance(one, SystemException)]  # Ray Data's, which says nothing
     ours = next((one for one in chain if isinstance(one, PhonolakeError | ReadingStopped)), None)
-    if isinstance(ours, BudgetExceeded):
+    if isinstance(ours, BudgetExceeded | NodesLost):
         return ours
     said = str(ours) if ours else _unloadable(chain) or f"{type(chain[-1]).__name__}: {chain[-1]}"
     return PhonolakeError(f"run {plan.run} stopped: {said}; run the same command to resume")

@@ -13,10 +13,11 @@ from pipelines.commands.finding import search, similar
 from pipelines.commands.looking import failures, gc, query, status, verify
 from pipelines.commands.reporting import report
 from pipelines.commands.running import abandon, demo, plan, retry, run
+from pipelines.commands.submitting import submit
 from pipelines.errors import PhonolakeError
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
-    *(run, plan, retry, abandon),
+    *(run, plan, retry, abandon, submit),
     *(status, failures, query, report, search, similar),
     *(verify, gc, doctor),
     demo,

@@ -29,3 +29,7 @@ class OpenRunConflict(PhonolakeError):
     """An unsealed run was planned with another recipe; finish it with that one first."""
 
     exit_code = 4
+
+
+class JobAtWork(PhonolakeError):
+    """A job of this night is at work on the cluster; join it with --wait, or come back when it is over."""

@@ -26,6 +26,7 @@ from pipelines.shares import Shares
 from pipelines.sink import LakeSink
 from pipelines.stages import Stage, enhance_settings, segment_settings
 from pipelines.store import Store
+from pipelines.watch import NodeWatch
 from schemas.records import Plan
 from schemas.wire import WIRE
 from workers.actors import PoolSpec
@@ -73,7 +74,7 @@ def run_graph(
 ) -> None:
     """Execute one attempt: everything in `tasks` ends as fragments and receipts in the sink's staging folder."""
     pools, settings = pools_of(stages), ingest_settings(recipe, stages)
-    _configure(settings.block_seconds * bytes_per_second(recipe))
+    _configure(settings.block_seconds * bytes_per_second(recipe), shares)
 
     planned = PlannedRecordings(store, plan, tasks, settings, sink.meter)
     dataset = ray.data.read_datasource(planned, override_num_blocks=len(tasks), num_cpus=shares.task_cpus)
@@ -107,7 +108,7 @@ def gpu_batch_rows(recipe: Recipe) -> int:
     return max(1, min(GPU_BATCH_ROWS, int(GPU_BATCH_SECONDS / seconds)))
 
 
-def _configure(block_bytes: float) -> None:
+def _configure(block_bytes: float, shares: Shares) -> None:
     """Set what Ray Data does beyond the graph; a dataset captures it when it is made."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as errors; it prints them too
     context = DataContext.get_current()
@@ -121,6 +122,7 @@ def _configure(block_bytes: float) -> None:
     context.execution_no_progress_timeout_s = NO_PROGRESS_SECONDS
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = MODELS_LOAD_SECONDS  # a model that cannot load ends the run before audio is read
+    context.custom_execution_callback_classes = [partial(NodeWatch, shares)]  # of which Ray Data makes one
     context.memory_usage_poll_interval_s = None  # reading /proc/self/smaps every second costs a core a tenth
 
 

@@ -1,5 +1,6 @@
 """A run, step by step: plan, attempt, verdict, publish, seal. Each step may be found done, by us or by another."""
 
+import logging
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Final
@@ -25,6 +26,7 @@ from pipelines.events import (
     tell_of,
 )
 from pipelines.graph import pool_kinds
+from pipelines.nodes import measure_cluster
 from pipelines.plan import Delta, find_delta, refuse_missing_texts, write_plan
 from pipelines.publish import publish
 from pipelines.recipe import Recipe
@@ -32,13 +34,16 @@ from pipelines.retry import find_failed
 from pipelines.runs import Runs, find_runs, load_plan, load_seal, writer_id
 from pipelines.seal import seal
 from pipelines.shards import KeptShards
-from pipelines.shares import Shares, divide, measure_cluster
+from pipelines.shares import Shares, divide
 from pipelines.sources import list_source
 from pipelines.stages import Stage, stages_of
 from pipelines.store import Store
 from pipelines.verdict import decide, load_verdict
+from pipelines.watch import NodesLost
 from schemas import layout
 from schemas.records import Plan, Seal, Verdict
+
+logger = logging.getLogger(__name__)
 
 ATTEMPTS_AT_ONCE: Final = 3  # attempts of one command before it gives up
 
@@ -225,6 +230,7 @@ def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]
         if not state.missing:
             return _decided(plan, state, clock, decide(store, plan, state.evidence, state.winners))
         if tries < ATTEMPTS_AT_ONCE:
+            shares = _shares(recipe, stages) if tries else shares  # nodes may have come and gone
             _attempt_within_budget(recipe, store, plan, stages, shares, state)
     raise PhonolakeError(
         f"run {plan.run}: {state.missing} of {plan.recordings} recordings have no receipt after "
@@ -235,7 +241,7 @@ def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]
 def _attempt_within_budget(
     recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares, state: State
 ) -> None:
-    """Make one attempt; that it ended over budget is checked against the receipts afterwards.
+    """Make one attempt; that it ended over budget is checked against the receipts afterwards, as is what is missing.
 
     It may fail because another driver has decided meanwhile and has taken staging away: then that verdict stands.
     """
@@ -243,6 +249,8 @@ def _attempt_within_budget(
         attempt(recipe, store, plan, stages, shares, state)
     except BudgetExceeded:
         return
+    except NodesLost as error:
+        logger.warning("run %s: %s; dividing it anew", plan.run, error)
     except PhonolakeError:
         with suppress(StoreError):
             if store.exists(layout.verdict_file(plan.corpus, plan.run)):

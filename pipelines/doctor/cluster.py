@@ -8,7 +8,7 @@ import ray
 
 from pipelines.cluster import connect
 from pipelines.doctor.check import Check, failed, ok, warning
-from pipelines.shares import measure_cluster
+from pipelines.nodes import measure_cluster
 
 TASK_SECONDS: Final = 120.0
 

@@ -19,12 +19,13 @@ import pyarrow as pa
 
 from pipelines.cluster import connect
 from pipelines.graph import pack_tasks, pool_kinds, run_graph
+from pipelines.nodes import measure_cluster
 from pipelines.parquet import footer, to_parquet
 from pipelines.plan import write_plan
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.run import open_lake, plan_delta, resume
 from pipelines.runs import find_runs
-from pipelines.shares import divide, measure_cluster
+from pipelines.shares import divide
 from pipelines.sink import LakeSink
 from pipelines.stages import stages_of
 from tests.bench.transcribe import chosen_clips

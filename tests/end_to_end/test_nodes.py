@@ -121,6 +121,33 @@ def marked(mark: str) -> Iterator[psutil.Process]:
                 yield process
 
 
+def at_work(mark: str) -> bool:
+    """Whether a worker process with a mark is executing a task: Ray names it in the process's title."""
+    for process in marked(mark):
+        with suppress(psutil.Error):
+            if re.search(r"^ray::(?!IDLE)\S*(Read|Map|compute)", " ".join(process.cmdline())):
+                return True
+    return False
+
+
+def test_a_node_that_joins_in_mid_run_is_given_work(
+    recipe: Path, nodes: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = False
+
+    def join() -> bool:
+        """Add a node once an attempt has divided the others, and wait until it is at work."""
+        nonlocal joined
+        if not joined and list((recipe.parent / "lake" / "runs").rglob("attempts/*.json")):
+            monkeypatch.setenv(MARK, "the node that joined")
+            nodes.add_node(num_cpus=1)
+            joined = True
+        return joined and at_work("the node that joined")
+
+    assert disturbed(recipe, nodes, join) == 0
+    finished(recipe, nodes)
+
+
 def test_a_model_actor_that_is_killed_in_mid_run_costs_no_row(recipe: Path, nodes: Cluster) -> None:
     def kill() -> bool:
         """Kill an actor of the pool while it works: Ray names the running method in the process's title."""

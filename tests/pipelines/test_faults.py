@@ -46,9 +46,9 @@ from pipelines.errors import PhonolakeError, RecipeError, StoreError
 from pipelines.gc import collect_garbage
 from pipelines.graph import Task, planned_recordings
 from pipelines.ledger import load_ledger
+from pipelines.nodes import Cluster, Node
 from pipelines.receipts import collect, covered
 from pipelines.runs import find_runs, load_plan, load_seal
-from pipelines.shares import Cluster
 from pipelines.sink import LakeSink
 from pipelines.store import TRIES, Store
 from schemas import layout, records
@@ -136,7 +136,7 @@ class Hands:
         yield run, "_shares", lambda *args: None
         yield run, "stages_of", lambda recipe: STAGES[:1]
         yield run, "list_source", lambda source, kept=None: listing(*URIS)
-        yield attempt, "measure_cluster", lambda: Cluster(2.0, 0.0, 2.0)
+        yield attempt, "measure_cluster", lambda: Cluster((Node(2.0),))
         yield attempt, "Tally", SimpleNamespace(remote=lambda allowed: None)
         yield attempt, "ProgressDisplay", lambda *args: nullcontext()
         yield attempt, "LakeSink", lambda store, plan, number, tally: LakeSink(store, plan, number)

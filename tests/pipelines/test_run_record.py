@@ -20,9 +20,9 @@ from pipelines.events import (
     tell,
 )
 from pipelines.meter import COUNTERS, Meter, key
+from pipelines.nodes import Cluster, Node
 from pipelines.recorder import Recorder
 from pipelines.run_record import load_run_record
-from pipelines.shares import Cluster
 from pipelines.stages import Stage
 from pipelines.store import Store
 from schemas import layout
@@ -30,7 +30,7 @@ from schemas.records import Plan, PublishedFile, Seal, StageRecord
 from schemas.run_record import AttemptRecord, read_run_record, to_json
 from workers.weights import Checkpoint
 
-CLUSTER = Cluster(8.0, 2.0, 4.0, 2)
+CLUSTER = Cluster((Node(4.0, 1.0), Node(4.0, 1.0)))
 MEASURES = {
     key("stage_seconds", stage="ingest"): 30.0,
     key("stage_seconds", stage="model/yamnet"): 90.0,
