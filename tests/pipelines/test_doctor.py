@@ -166,6 +166,13 @@ def test_a_source_is_listed_as_far_as_its_first_object_and_that_is_read(tmp_path
         assert (check.state, "a.wav gives its first 1024 bytes" in check.said) == ("ok", True)
 
 
+def test_a_manifest_is_read_and_one_that_is_none_is_a_failed_check(tmp_path):
+    (tmp_path / "good.csv").write_text("path\na.wav\nb.wav\n")
+    assert "2 entries" in check_source(source(manifest=f"{tmp_path}/good.csv")).said
+    (tmp_path / "bad.csv").write_text("name\na.wav\n")
+    assert tried("source", lambda: check_source(source(manifest=f"{tmp_path}/bad.csv")), "mend it").state == "failed"
+
+
 @pytest.mark.parametrize("uri", ["nowhere/", "empty/"])
 def test_a_source_with_nothing_in_it_is_a_failed_check(tmp_path, uri):
     (tmp_path / "empty").mkdir()
