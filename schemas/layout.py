@@ -4,6 +4,7 @@ data/<table>/corpus=<corpus>/dt=<YYYY-MM-DD>/<run>-<nnnn>.parquet     what reade
 runs/<corpus>/<run>/{plan.json, attempts/, verdict.json, ledger.parquet, seal.json}
 runs/<corpus>/shards/<digest>.parquet                                 what lies inside the shards of a source
 staging/<corpus>/<run>/<attempt>/{<table>,receipts}/<uuid>.parquet    gone after the seal
+iceberg/                                                              metadata of Iceberg tables, where no catalog says
 """
 
 from typing import Final
@@ -14,6 +15,7 @@ CORPUS_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATA: Final = "data"
 RUNS: Final = "runs"
 STAGING: Final = "staging"
+ICEBERG: Final = "iceberg"
 TEMPORARY: Final = f"{STAGING}/.tmp"  # no corpus is called so
 
 

@@ -11,6 +11,7 @@ from pipelines.commands.options import AsJson, Overrides, RecipePath
 from pipelines.commands.output import say
 from pipelines.errors import RecipeError
 from pipelines.recipe import Recipe, load_recipe
+from pipelines.warehouse import check_warehouse, feed_warehouse
 from schemas.failures import CODES
 from schemas.records import Seal
 
@@ -70,14 +71,19 @@ def _carry(recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str,
     """Carry out a command that may end in a seal, and say what it did."""
     from pipelines.report import summary, summary_text
 
+    check_warehouse(recipe)
     started = time.monotonic()
     seal = carry_out()
+    fed = feed_warehouse(recipe)
     if seal is None:
-        say({"corpus": recipe.corpus, "recordings": 0}, f"corpus {recipe.corpus}: {otherwise}", as_json)
+        facts = {"corpus": recipe.corpus, "recordings": 0, **fed.facts()}
+        say(facts, f"corpus {recipe.corpus}: {otherwise}{fed.text()}", as_json)
+        fed.check()
         return
     text = summary_text(seal, time.monotonic() - started, recipe.lake.uri)
     if seal.failed:
         text += f"\n  see why: phonolake failures {recipe.lake.uri}"
     if seal.returned:
         text += f"\n  {seal.returned:,} recordings return to the next plan"
-    say(summary(seal), text, as_json)
+    say({**summary(seal), **fed.facts()}, text + fed.text(), as_json)
+    fed.check()
