@@ -11,14 +11,14 @@ import typer
 from pipelines.commands.finding import search, similar
 from pipelines.commands.looking import failures, gc, query, status, verify
 from pipelines.commands.running import abandon, demo, plan, retry, run
-from pipelines.commands.warehousing import publish
+from pipelines.commands.warehousing import ddl, publish
 from pipelines.errors import PhonolakeError
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(run, plan, retry, abandon),
     *(status, failures, query, search, similar),
     *(verify, gc),
-    publish,
+    *(publish, ddl),
     demo,
 )
 
