@@ -80,13 +80,18 @@ def plain_rows(query: Callable[[str], pa.Table], name: str) -> Rows:
     return sorted(tuple("null" if value is None else value for value in row.values()) for row in found.to_pylist())
 
 
-def lake_rows(store: Store, name: str) -> Rows:
-    return plain_rows(lambda sql: open_lake(store).sql(sql).to_arrow_table(), name)
+@pytest.fixture(scope="module")
+def lake(store) -> duckdb.DuckDBPyConnection:
+    return open_lake(store)
 
 
-def test_the_lake_of_these_tests_has_something_to_show_and_to_leave_out_in_every_view(store):
+def lake_rows(lake: duckdb.DuckDBPyConnection, name: str) -> Rows:
+    return plain_rows(lambda sql: lake.sql(sql).to_arrow_table(), name)
+
+
+def test_the_lake_of_these_tests_has_something_to_show_and_to_leave_out_in_every_view(lake):
     for table in TABLES:
-        assert 0 < len(lake_rows(store, view_name(table))) < len(lake_rows(store, table))
+        assert 0 < len(lake_rows(lake, view_name(table))) < len(lake_rows(lake, table))
 
 
 # DuckDB
@@ -101,7 +106,7 @@ def by_duckdb(store) -> duckdb.DuckDBPyConnection:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_duckdbs_views_are_those_of_phonolake_query_row_for_row_and_type_for_type(store, by_duckdb, name):
+def test_duckdbs_views_are_those_of_phonolake_query_row_for_row_and_type_for_type(lake, by_duckdb, name):
     found, wanted = (
         by_duckdb.sql(f"FROM {name}").to_arrow_table(),
         open_lake(store).sql(f"FROM {name}").to_arrow_table(),
@@ -123,22 +128,23 @@ def test_duckdbs_views_find_the_files_of_a_later_night(tmp_path):
 def test_duckdbs_tables_without_files_are_empty_with_the_declared_columns(tmp_path):
     connection = duckdb.connect()
     connection.execute(script(made(Store(str(tmp_path)), "duckdb")))
+    empty = open_lake(Store(str(tmp_path)))
     for name in NAMES:
         found = connection.sql(f"FROM {name}").to_arrow_table()
         assert found.num_rows == 0
-        assert found.schema.equals(open_lake(Store(str(tmp_path))).sql(f"FROM {name}").to_arrow_table().schema)
+        assert found.schema.equals(empty.sql(f"FROM {name}").to_arrow_table().schema)
 
 
 # ClickHouse and Spark, where they are: chdb weighs 180 MB and pyspark 400, too much for every set-up
 
 
-def test_clickhouses_views_are_those_of_phonolake_query(store):
+def test_clickhouses_views_are_those_of_phonolake_query(store, lake):
     session = pytest.importorskip("chdb.session", reason="pip install chdb: ClickHouse in process").Session()
     for _ in range(2):
         for statement in made(store, "clickhouse"):
             session.query(statement)
     for name in NAMES:
-        assert plain_rows(lambda sql: session.query(sql, "ArrowTable"), name) == lake_rows(store, name), name
+        assert plain_rows(lambda sql: session.query(sql, "ArrowTable"), name) == lake_rows(lake, name), name
 
 
 def test_clickhouse_reads_every_type(tmp_path):
@@ -155,7 +161,7 @@ def test_clickhouse_reads_every_type(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_sparks_views_are_those_of_phonolake_query(store, tmp_path):
+def test_sparks_views_are_those_of_phonolake_query(store, lake, tmp_path):
     pyspark = pytest.importorskip("pyspark.sql", reason="pip install pyspark")
     if shutil.which("java") is None:
         pytest.skip("Spark needs java")
@@ -167,7 +173,7 @@ def test_sparks_views_are_those_of_phonolake_query(store, tmp_path):
                 spark.sql(statement)
         for name in NAMES:
             found = plain_rows(lambda sql: spark.sql(sql.replace("VARCHAR", "STRING")).toArrow(), name)
-            assert found == lake_rows(store, name), name
+            assert found == lake_rows(lake, name), name
     finally:
         spark.stop()
 
