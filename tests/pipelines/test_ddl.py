@@ -107,10 +107,7 @@ def by_duckdb(store) -> duckdb.DuckDBPyConnection:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_duckdbs_views_are_those_of_phonolake_query_row_for_row_and_type_for_type(lake, by_duckdb, name):
-    found, wanted = (
-        by_duckdb.sql(f"FROM {name}").to_arrow_table(),
-        open_lake(store).sql(f"FROM {name}").to_arrow_table(),
-    )
+    found, wanted = (one.sql(f"FROM {name}").to_arrow_table() for one in (by_duckdb, lake))
     assert found.schema.equals(wanted.schema)
     assert sorted(map(str, found.to_pylist())) == sorted(map(str, wanted.to_pylist()))
 
