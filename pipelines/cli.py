@@ -14,12 +14,14 @@ from pipelines.commands.looking import failures, gc, query, status, verify
 from pipelines.commands.reporting import report
 from pipelines.commands.running import abandon, demo, plan, retry, run
 from pipelines.commands.submitting import submit
+from pipelines.commands.warehousing import ddl, publish
 from pipelines.errors import PhonolakeError
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(run, plan, retry, abandon, submit),
     *(status, failures, query, report, search, similar),
     *(verify, gc, doctor),
+    *(publish, ddl),
     demo,
 )
 

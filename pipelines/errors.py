@@ -13,6 +13,10 @@ class StoreError(PhonolakeError):
     """A store refused or did not answer; check address, credentials and space, then run again."""
 
 
+class WarehouseError(PhonolakeError):
+    """A catalog refused or did not answer; the lake is whole: mend what the message names and publish again."""
+
+
 class RecipeError(PhonolakeError):
     """The recipe or the command is wrong; change what the message names."""
 

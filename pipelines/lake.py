@@ -1,23 +1,14 @@
 """Reading a lake: DuckDB with a view per table and one of its current rows, over local files or S3."""
 
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
+from pipelines.sql_types import DUCKDB
 from pipelines.store import Store
 from pipelines.views import CURRENT, view_name
 from schemas import layout
 from schemas.tables import TABLES
-
-_SQL_TYPES: Final = {
-    "string": "VARCHAR",
-    "int32": "INTEGER",
-    "int64": "BIGINT",
-    "float": "FLOAT",
-    "double": "DOUBLE",
-    "bool": "BOOLEAN",
-    "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
-}
 
 _STAND_INS: Final = """
 SELECT table_name, string_agg('NULL::' || data_type || ' AS "' || column_name || '"', ', ' ORDER BY column_index)
@@ -63,18 +54,5 @@ def _select(paths: list[str]) -> str:
 
 
 def _nothing(table: str) -> str:
-    columns = [f"NULL::{_sql_type(field.type)} AS {field.name}" for field in TABLES[table]]
+    columns = [f"NULL::{DUCKDB.name(field.type)} AS {field.name}" for field in TABLES[table]]
     return f"SELECT {', '.join([*columns, 'NULL::VARCHAR AS corpus', 'NULL::DATE AS dt'])} WHERE false"
-
-
-def _sql_type(kind: Any) -> str:
-    """Return DuckDB's name of an Arrow type of our schemas."""
-    text = str(kind)
-    if text in _SQL_TYPES:
-        return _SQL_TYPES[text]
-    if text.startswith("map<"):
-        return "MAP(VARCHAR, VARCHAR)"
-    if hasattr(kind, "value_type"):
-        return f"{_sql_type(kind.value_type)}[]"
-    fields = ", ".join(f'"{field.name}" {_sql_type(field.type)}' for field in kind)
-    return f"STRUCT({fields})"

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from pipelines.recipe_sections import (
     SpectrogramSection,
     TagSection,
     TranscriptSection,
+    WarehouseSection,
 )
 from schemas.layout import CORPUS_PATTERN
 
@@ -50,6 +52,7 @@ class Recipe(Section):
     enhance: EnhanceSection | None = None
     limits: LimitsSection = LimitsSection()
     pools: PoolSection = PoolSection()
+    warehouse: WarehouseSection | None = None
 
     @field_validator("spectrograms", "embeddings", "tags", "transcripts")
     @classmethod
@@ -83,10 +86,10 @@ class Recipe(Section):
         return self
 
     def fingerprint(self) -> str:
-        """Return a digest of what decides which rows a run writes; resources and the failure budget do not."""
+        """Return a digest of what decides which rows a run writes; pools, failure budget and warehouse do not."""
         budget = {"max_failed_fraction", "tolerated_failures"}
         resources = {"actors", "gpus_per_actor", "batch_size", "batch_seconds"}  # dtype changes what is written
-        content = self.model_dump(mode="json", exclude={"pools": resources, "limits": budget})
+        content = self.model_dump(mode="json", exclude={"pools": resources, "limits": budget, "warehouse": True})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def as_yaml(self) -> str:
@@ -173,4 +176,13 @@ def _anchored(recipe: Recipe, folder: Path) -> Recipe:
         update={name: anchor(getattr(recipe.source, name)) for name in ("uri", "manifest", "tar", "parquet")}
     )
     lake = recipe.lake.model_copy(update={"uri": anchor(recipe.lake.uri)})
-    return recipe.model_copy(update={"source": source, "lake": lake})
+    return recipe.model_copy(update={"source": source, "lake": lake, "warehouse": _anchored_warehouse(recipe, anchor)})
+
+
+def _anchored_warehouse(recipe: Recipe, anchor: Callable[[str | None], str | None]) -> WarehouseSection | None:
+    """Make the path of an SQLite catalog absolute; four slashes begin one that is."""
+    wanted = recipe.warehouse and recipe.warehouse.iceberg
+    if not wanted or not wanted.catalog.startswith("sqlite:///") or wanted.catalog.startswith("sqlite:////"):
+        return recipe.warehouse
+    catalog = f"sqlite:///{anchor(wanted.catalog.removeprefix('sqlite:///'))}"
+    return WarehouseSection(iceberg=wanted.model_copy(update={"catalog": catalog}))

@@ -239,3 +239,25 @@ class EnhanceSection(Section):
 
     model: str
     tables: tuple[Literal["embeddings", "tags", "transcripts", "spectrograms"], ...] = ("transcripts",)
+
+
+class IcebergSection(Section):
+    """Iceberg tables that every sealed run is registered in.
+
+    `catalog` is a uri (`sqlite:///...`, `http://...`) or the name of a catalog that pyiceberg is configured for, which
+    is where its secrets stand; `namespace` is where the tables stand in it.
+    """
+
+    catalog: str = Field(min_length=1)
+    namespace: str = Field(default="phonolake", min_length=1)
+
+    @field_validator("catalog")
+    @classmethod
+    def _no_secret(cls, uri: str) -> str:
+        return without_userinfo(uri) or uri
+
+
+class WarehouseSection(Section):
+    """What is fed once a run is sealed; it decides nothing about the run."""
+
+    iceberg: IcebergSection | None = None

@@ -5,6 +5,7 @@ runs/<corpus>/<run>/{plan.json, attempts/, verdict.json, ledger.parquet, seal.js
 runs/<corpus>/<run>/{measures/<n>.json, record.json}                  what it took; the protocol does without
 runs/<corpus>/shards/<digest>.parquet                                 what lies inside the shards of a source
 staging/<corpus>/<run>/<attempt>/{<table>,receipts}/<uuid>.parquet    gone after the seal
+iceberg/                                                              metadata of Iceberg tables, where no catalog says
 """
 
 from typing import Final
@@ -15,6 +16,7 @@ CORPUS_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 DATA: Final = "data"
 RUNS: Final = "runs"
 STAGING: Final = "staging"
+ICEBERG: Final = "iceberg"
 TEMPORARY: Final = f"{STAGING}/.tmp"  # no corpus is called so
 
 

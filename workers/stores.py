@@ -56,7 +56,7 @@ def s3_store(bucket: str, options: tuple[tuple[str, Any], ...]) -> Any:
         ReadingStopped: no credentials are found, and `anon` is not set.
     """
     chosen = dict(options)
-    endpoint, region = _endpoint_and_region(chosen)
+    endpoint, region = endpoint_and_region(chosen)
     config: dict[str, Any] = {"region": region or "us-east-1"}
     if endpoint:
         config["endpoint"] = endpoint
@@ -71,7 +71,7 @@ def s3_store(bucket: str, options: tuple[tuple[str, Any], ...]) -> Any:
     )
 
 
-def _endpoint_and_region(chosen: dict[str, Any]) -> tuple[str | None, str | None]:
+def endpoint_and_region(chosen: Options) -> tuple[str | None, str | None]:
     """Return what the recipe, fsspec's configuration, the environment or the profile say, in this order."""
     import botocore.exceptions  # slow to import, and needed for s3:// only
     import botocore.session

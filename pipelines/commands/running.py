@@ -11,6 +11,7 @@ from pipelines.commands.options import AsJson, LogJson, Overrides, RecipePath
 from pipelines.commands.output import say
 from pipelines.errors import RecipeError
 from pipelines.recipe import Recipe, load_recipe
+from pipelines.warehouse import check_warehouse, feed_warehouse
 from schemas.failures import CODES
 from schemas.records import Seal
 
@@ -75,15 +76,20 @@ def _carry(
     from pipelines.report import summary, summary_text
     from pipelines.run import open_lake
 
+    check_warehouse(recipe)
     started = time.monotonic()
     with operating(recipe, lambda: open_lake(recipe), log):
         seal = carry_out()
+    fed = feed_warehouse(recipe)
     if seal is None:
-        say({"corpus": recipe.corpus, "recordings": 0}, f"corpus {recipe.corpus}: {otherwise}", as_json)
+        facts = {"corpus": recipe.corpus, "recordings": 0, **fed.facts()}
+        say(facts, f"corpus {recipe.corpus}: {otherwise}{fed.text()}", as_json)
+        fed.check()
         return
     text = summary_text(seal, time.monotonic() - started, recipe.lake.uri)
     if seal.failed:
         text += f"\n  see why: phonolake failures {recipe.lake.uri}"
     if seal.returned:
         text += f"\n  {seal.returned:,} recordings return to the next plan"
-    say(summary(seal), text, as_json)
+    say({**summary(seal), **fed.facts()}, text + fed.text(), as_json)
+    fed.check()
