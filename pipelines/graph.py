@@ -1,7 +1,8 @@
-"""The whole graph of a run, top to bottom: read, decode, reduce noise, model pools, spectrograms, staging, receipts.
+"""The whole graph of a run, top to bottom: read, decode, reduce noise, model pools, spectrograms and clips, staging.
 
 Ray Data fuses the CPU steps that stand next to each other, so an ingest without models is one task from bytes to
-Parquet. Spectrograms come after the pools: they are wanted by nobody but the sink, and would double what travels.
+Parquet. Spectrograms and clips come after the pools: they are wanted by nobody but the sink, and would double what
+travels.
 """
 
 import itertools
@@ -26,6 +27,7 @@ from pipelines.store import Store
 from schemas.records import Plan
 from schemas.wire import WIRE
 from workers.actors import PoolMember, PoolSpec
+from workers.clips import add_clips
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.enhance import add_enhanced
 from workers.features import SpectrogramStage, add_spectrograms
@@ -91,7 +93,8 @@ def run_graph(
             num_cpus=share.cpus,
             num_gpus=share.gpus or None,
         )
-    finish = partial(compute_and_stage, spectrograms=spectrogram_stages(stages), recipe=recipe, sink=sink)
+    spectrograms, clips = spectrogram_stages(stages), clip_stages(stages)
+    finish = partial(compute_and_stage, spectrograms=spectrograms, clips=clips, recipe=recipe, sink=sink)
     dataset = dataset.map_batches(
         finish, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=shares.task_cpus
     )
@@ -189,10 +192,11 @@ def recording_of(row: dict[str, Any]) -> Recording:
 
 
 def compute_and_stage(
-    table: pa.Table, spectrograms: list[SpectrogramStage], recipe: Recipe, sink: LakeSink
+    table: pa.Table, spectrograms: list[SpectrogramStage], clips: list[str], recipe: Recipe, sink: LakeSink
 ) -> pa.Table:
-    """Compute the spectrograms of a wire table and stage everything in it; return receipt rows."""
-    return sink.stage(add_spectrograms(table, spectrograms, recipe.audio.sample_rate))
+    """Compute the spectrograms and clips of a wire table and stage everything in it; return receipt rows."""
+    table = add_spectrograms(table, spectrograms, recipe.audio.sample_rate)
+    return sink.stage(add_clips(table, clips, recipe.audio.sample_rate))
 
 
 def pack_tasks(plan: Plan, done: dict[int, Collection[int]], cores: float) -> list[Task]:
@@ -271,6 +275,11 @@ def spectrogram_stages(stages: list[Stage]) -> list[SpectrogramStage]:
         for stage in stages
         if stage.table == "spectrograms"
     ]
+
+
+def clip_stages(stages: list[Stage]) -> list[str]:
+    """Return the ids of the stages that keep the sound itself: one, or none."""
+    return [stage.id for stage in stages if stage.table == "clips"]
 
 
 def pools_of(stages: list[Stage]) -> list[list[Stage]]:

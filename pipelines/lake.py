@@ -16,6 +16,7 @@ _SQL_TYPES: Final = {
     "float": "FLOAT",
     "double": "DOUBLE",
     "bool": "BOOLEAN",
+    "binary": "BLOB",
     "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
 }
 

@@ -15,6 +15,7 @@ from pipelines.errors import RecipeError
 from pipelines.recipe_sections import (
     REFERENCE,
     AudioSection,
+    ClipsSection,
     EmbeddingSection,
     EnhanceSection,
     LakeSection,
@@ -47,6 +48,7 @@ class Recipe(Section):
     embeddings: tuple[EmbeddingSection, ...] = ()
     tags: tuple[TagSection, ...] = ()
     transcripts: tuple[TranscriptSection, ...] = ()
+    clips: ClipsSection | None = None
     enhance: EnhanceSection | None = None
     limits: LimitsSection = LimitsSection()
     pools: PoolSection = PoolSection()
