@@ -8,6 +8,7 @@ from typing import Final
 import duckdb
 import typer
 
+from pipelines.commands.describing import card
 from pipelines.commands.finding import search, similar
 from pipelines.commands.looking import failures, gc, query, status, verify
 from pipelines.commands.running import abandon, demo, plan, retry, run
@@ -17,6 +18,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(run, plan, retry, abandon),
     *(status, failures, query, search, similar),
     *(verify, gc),
+    card,
     demo,
 )
 

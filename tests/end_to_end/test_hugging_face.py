@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import mlcroissant
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 import soxr
+import yaml
 
 from tests.end_to_end.test_command_line import DEMO, write
 from tests.end_to_end.test_nights import asked, phonolake, sound
 from workers.samples import to_int16
 
 RATE = 16_000
+RDFLIB = pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
 PROMPTS = ("invalid", "vm-goodbye", "tt-weasels", "cannot-complete-as-dialed", "privacy-unident")
 SEGMENT_SECONDS = 4
 
@@ -99,3 +102,66 @@ def test_every_file_of_clips_says_what_it_is_to_hugging_face_and_whose_it_is(lak
         footer = pq.read_metadata(file).metadata
         assert json.loads(footer[b"huggingface"])["info"]["features"]["audio"] == {"_type": "Audio"}
         assert footer[b"phonolake.corpus"] == b"clips"
+
+
+@pytest.fixture(scope="module")
+def described(lake: Path) -> Path:
+    """The lake with its card in its root."""
+    done = phonolake("card", lake, "--in-lake", "--url", "https://example.org/clips", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [Path(name).name for name in json.loads(done.stdout)["files"]] == ["README.md", "croissant.json"]
+    return lake
+
+
+def test_datasets_loads_every_table_by_the_cards_own_configurations(described: Path) -> None:
+    cache = str(described.parent / "cache")
+    tables = datasets.get_dataset_config_names(str(described))
+    assert tables == ["recordings", "segments", "tags", "clips", "failures"]
+    for table in tables:
+        found = datasets.load_dataset(str(described), table, split="train", cache_dir=cache)
+        [row] = asked(described, f"SELECT count(*) n FROM {table}")
+        assert found.num_rows == row["n"]
+        assert "metadata" not in found.column_names
+        assert found.features.get("audio") == (datasets.Audio() if table == "clips" else None)
+
+
+def test_the_card_counts_what_the_lake_holds(described: Path) -> None:
+    text = (described / "README.md").read_text()
+    head, page = yaml.safe_load(text.split("---\n")[1]), text.split("---\n", 2)[2]
+    assert head["license"] == ["cc-by-sa-3.0"]
+    assert head["size_categories"] == ["n<1K"]
+    assert head["task_categories"] == ["audio-classification"]
+    [row] = asked(described, "SELECT count(*) n FROM segments")
+    assert f"| segments | {row['n']} |" in page
+    assert "| CC BY-SA 3.0 | 2 | 0.0" in page
+    assert "| decode | not\\_audio | 1 | The first bytes belong to no audio or video format we know. |" in page
+    assert "Run 00002" in page
+    assert "format: flac" in page
+
+
+@RDFLIB
+def test_mlcroissant_finds_no_error_and_reads_the_records(described: Path) -> None:
+    found = mlcroissant.Dataset(jsonld=described / "croissant.json")
+    assert found.metadata.issues.errors == set()
+    assert found.metadata.url == "https://example.org/clips"
+    assert [records.id for records in found.metadata.record_sets][:3] == ["recordings", "segments", "tags"]
+    rows = [row["tags/label"] for row in found.records("tags")]
+    assert sorted(rows) == sorted(row["label"] for row in asked(described, "SELECT label FROM tags"))
+    for row in found.records("clips"):
+        samples, _ = soundfile.read(io.BytesIO(row["clips/audio"]), dtype="int16")
+        assert len(samples) == round(row["clips/seconds"] * RATE)
+    for row in found.records("recordings"):
+        parts = row["recordings/metadata"]
+        entries = {part["recordings/metadata/key"]: part["recordings/metadata/value"] for part in parts}
+        assert entries == {"licence": "CC BY-SA 3.0", "language": "en"}
+
+
+def test_a_card_goes_where_it_is_told_and_nowhere_else(described: Path, tmp_path: Path) -> None:
+    before = sorted(described.rglob("*"))
+    assert phonolake("card", described, "--out", tmp_path / "card").returncode == 0
+    assert sorted(path.name for path in (tmp_path / "card").iterdir()) == ["README.md", "croissant.json"]
+    assert phonolake("card", described).stdout == (tmp_path / "card" / "README.md").read_text() + "\n"
+    assert phonolake("card", described, "--in-lake", "--out", tmp_path).returncode == 2
+    assert phonolake("card", tmp_path).returncode == 2
+    assert sorted(described.rglob("*")) == before
+    sound(described)
