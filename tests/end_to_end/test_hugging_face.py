@@ -20,6 +20,7 @@ from workers.samples import to_int16
 
 RATE = 16_000
 RDFLIB = pytest.mark.filterwarnings("ignore:ConjunctiveGraph is deprecated:DeprecationWarning")
+PANDAS = pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame:DeprecationWarning")
 PROMPTS = ("invalid", "vm-goodbye", "tt-weasels", "cannot-complete-as-dialed", "privacy-unident")
 SEGMENT_SECONDS = 4
 
@@ -140,6 +141,7 @@ def test_the_card_counts_what_the_lake_holds(described: Path) -> None:
 
 
 @RDFLIB
+@PANDAS
 def test_mlcroissant_finds_no_error_and_reads_the_records(described: Path) -> None:
     found = mlcroissant.Dataset(jsonld=described / "croissant.json")
     assert found.metadata.issues.errors == set()
