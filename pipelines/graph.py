@@ -44,7 +44,7 @@ TASKS_PER_CORE: Final = 2  # at least, where the plan has the units for it; more
 INGEST_BLOCK_BYTES: Final = 3600 * 32_000  # an hour at 16 kHz: its log-mel fragment is worth publishing as it is
 MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
 INT16_BYTES: Final = 2
-SPECTROGRAM_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms of a block: an hour of log-mel is 115 MB
+MADE_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms and clips of a block: an hour of log-mel is 115 MB
 FLOAT32_BYTES: Final = 4
 GPU_BATCH_ROWS: Final = 256
 GPU_BATCH_SECONDS: Final = 7200.0  # of segments as long as they may be, at 16 kHz: all lie in an actor's memory at once
@@ -246,13 +246,14 @@ def bytes_per_second(recipe: Recipe) -> int:
 def block_seconds(recipe: Recipe, stages: list[Stage]) -> float:
     """Return how much audio a wire table holds: what a pool does in half a minute, or what gives good fragments.
 
-    Fewer seconds where the spectrograms are many or fine: a block and what is made of it are in memory together.
+    Fewer seconds where the spectrograms are many or fine, and clips come to them: a block and what is made of it are in memory together.
     """
     if pools_of(stages):
         return MODEL_BLOCK_SECONDS
     values = sum(one.settings.values_per_second(recipe.audio.sample_rate) for one in spectrogram_stages(stages))
+    clips = INT16_BYTES * recipe.audio.sample_rate if recipe.clips else 0  # noise does not get smaller as FLAC
     longest = INGEST_BLOCK_BYTES / bytes_per_second(recipe)
-    return min(longest, SPECTROGRAM_BLOCK_BYTES / max(values * FLOAT32_BYTES, 1.0))
+    return min(longest, MADE_BLOCK_BYTES / max(values * FLOAT32_BYTES + clips, 1.0))
 
 
 def decode_settings(recipe: Recipe) -> DecodeSettings:

@@ -1,7 +1,6 @@
 """The recipes of docs/recipes run as shipped, at small scale, on real speech; and what their pages say holds there."""
 
 import json
-from pathlib import Path
 
 import pytest
 import typer
