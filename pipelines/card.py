@@ -160,11 +160,20 @@ def _failures(lake: Description) -> str:
 def _made(corpus: Corpus) -> str:
     """Say how a corpus came about: its latest run and that run's recipe."""
     seal = corpus.latest
-    recipe = yaml.safe_dump(corpus.recipe, sort_keys=False, allow_unicode=True).rstrip()
+    recipe = yaml.safe_dump(_given(corpus.recipe), sort_keys=False, allow_unicode=True).rstrip()
+    runs = f"{corpus.runs:,} run{'s' if corpus.runs > 1 else ''}"
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", recipe)), default=0))
     return (
         f"## How `{corpus.name}` was made\n\n"
-        f"By Phonolake, in {corpus.runs:,} runs. Run {seal.run} of {seal.planned_at[:10]} did {seal.recordings:,} "
+        f"By Phonolake, in {runs}. Run {seal.run} of {seal.planned_at[:10]} did {seal.recordings:,} "
         f"recordings ({seal.ok:,} ok, {seal.partial:,} partial, {seal.failed:,} failed) with this recipe:\n\n"
         f"{fence}yaml\n{recipe}\n{fence}\n"
     )
+
+
+def _given(section: Any) -> Any:
+    """Return a part of a recipe without what is not set."""
+    if not isinstance(section, dict):
+        return [_given(one) for one in section] if isinstance(section, list) else section
+    kept = {key: _given(value) for key, value in section.items()}
+    return {key: value for key, value in kept.items() if value not in (None, {}, [])}

@@ -50,6 +50,15 @@ def test_what_the_data_says_is_neither_html_nor_markup_on_the_page():
     assert head["license"] == ["cc-by-4.0", "other"]
 
 
+def test_the_recipe_is_shown_without_what_is_not_set():
+    source = {"uri": "/in", "manifest": None, "include": [], "storage": {"region": None}}
+    recipe = {"corpus": "calls", "source": source, "clips": None, "tags": [{"model": "yamnet", "options": {}}]}
+    _, page = head_and_page(card(lake(corpora=[Corpus("calls", 1, SEAL, recipe)])))
+    shown = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    assert shown == {"corpus": "calls", "source": {"uri": "/in"}, "tags": [{"model": "yamnet"}]}
+    assert "in 1 run. Run 00003 of 2026-03-01 did 5 recordings (3 ok, 1 partial, 1 failed)" in page
+
+
 def test_escaped_values_stay_on_one_line_and_have_a_length():
     assert escape("a\r\n\n# b\u2028c") == "a # b c"
     assert len(escape("x" * 1000)) == 200
