@@ -246,7 +246,8 @@ def bytes_per_second(recipe: Recipe) -> int:
 def block_seconds(recipe: Recipe, stages: list[Stage]) -> float:
     """Return how much audio a wire table holds: what a pool does in half a minute, or what gives good fragments.
 
-    Fewer seconds where the spectrograms are many or fine, and clips come to them: a block and what is made of it are in memory together.
+    Fewer seconds where the spectrograms are many or fine, or clips come to them: a block and what is made of it are in
+    memory together.
     """
     if pools_of(stages):
         return MODEL_BLOCK_SECONDS

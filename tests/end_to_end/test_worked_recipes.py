@@ -114,11 +114,11 @@ def test_what_was_posted_again_is_the_most_similar_by_its_segment(videos: str, c
 
 def test_podcasts_have_shows_words_and_licences(podcasts: str) -> None:
     shows, found, licences, doubts = answers("podcasts", podcasts)
-    assert {row["show"]: row["episodes"] for row in shows} == {"The PBX Hour": 2, "Front Desk": 1}
+    assert {row["podcast"]: row["episodes"] for row in shows} == {"The PBX Hour": 2, "Front Desk": 1}
     assert all(60 < row["words_per_minute"] < 300 for row in shows)
     assert {row["episode"] for row in found} == {"desk-1"}
     assert {row["licence"] for row in licences} == {"CC BY 4.0", "all rights reserved"}
-    assert {row["show"] for row in doubts} == {"The PBX Hour", "Front Desk"}
+    assert {row["podcast"] for row in doubts} == {"The PBX Hour", "Front Desk"}
     lengths = asked(podcasts, "SELECT max(end_seconds - start_seconds) AS longest FROM segments")
     assert lengths[0]["longest"] <= 30
 
