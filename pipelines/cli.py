@@ -9,6 +9,7 @@ import duckdb
 import typer
 
 from pipelines.commands.checking import doctor
+from pipelines.commands.describing import card
 from pipelines.commands.finding import search, similar
 from pipelines.commands.looking import failures, gc, query, status, verify
 from pipelines.commands.reporting import report
@@ -21,7 +22,7 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(run, plan, retry, abandon, submit),
     *(status, failures, query, report, search, similar),
     *(verify, gc, doctor),
-    *(publish, ddl),
+    *(publish, ddl, card),
     demo,
 )
 

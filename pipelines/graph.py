@@ -1,7 +1,8 @@
-"""The whole graph of a run, top to bottom: read, decode, reduce noise, model pools, spectrograms, staging, receipts.
+"""The whole graph of a run, top to bottom: read, decode, reduce noise, model pools, spectrograms and clips, staging.
 
 Ray Data fuses the CPU steps that stand next to each other, so an ingest without models is one task from bytes to
-Parquet. Spectrograms come after the pools: they are wanted by nobody but the sink, and would double what travels.
+Parquet. Spectrograms and clips come after the pools: they are wanted by nobody but the sink, and would double what
+travels.
 """
 
 import itertools
@@ -20,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from pipelines.meter import Meter
-from pipelines.metered import ENHANCE, SPECTROGRAMS, MeteredMember, ReadBytes, metered_ingest
+from pipelines.metered import CLIPS, ENHANCE, SPECTROGRAMS, MeteredMember, ReadBytes, metered_ingest
 from pipelines.recipe import Recipe
 from pipelines.shares import Shares
 from pipelines.sink import LakeSink
@@ -30,6 +31,7 @@ from pipelines.watch import NodeWatch
 from schemas.records import Plan
 from schemas.wire import WIRE
 from workers.actors import PoolSpec
+from workers.clips import add_clips
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.enhance import EnhanceSettings, add_enhanced
 from workers.features import SpectrogramStage, add_spectrograms
@@ -46,7 +48,7 @@ TASKS_PER_CORE: Final = 2  # at least, where the plan has the units for it; more
 INGEST_BLOCK_BYTES: Final = 3600 * 32_000  # an hour at 16 kHz: its log-mel fragment is worth publishing as it is
 MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
 INT16_BYTES: Final = 2
-SPECTROGRAM_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms of a block: an hour of log-mel is 115 MB
+MADE_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms and clips of a block: an hour of log-mel is 115 MB
 FLOAT32_BYTES: Final = 4
 GPU_BATCH_ROWS: Final = 256
 GPU_BATCH_SECONDS: Final = 7200.0  # of segments as long as they may be, at 16 kHz: all lie in an actor's memory at once
@@ -95,7 +97,8 @@ def run_graph(
             num_cpus=share.cpus,
             num_gpus=share.gpus or None,
         )
-    finish = partial(compute_and_stage, spectrograms=spectrogram_stages(stages), recipe=recipe, sink=sink)
+    spectrograms, clips = spectrogram_stages(stages), clip_stages(stages)
+    finish = partial(compute_and_stage, spectrograms=spectrograms, clips=clips, recipe=recipe, sink=sink)
     dataset = dataset.map_batches(
         finish, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=shares.task_cpus
     )
@@ -200,13 +203,17 @@ def recording_of(row: dict[str, Any]) -> Recording:
 
 
 def compute_and_stage(
-    table: pa.Table, spectrograms: list[SpectrogramStage], recipe: Recipe, sink: LakeSink
+    table: pa.Table, spectrograms: list[SpectrogramStage], clips: list[str], recipe: Recipe, sink: LakeSink
 ) -> pa.Table:
-    """Compute the spectrograms of a wire table and stage everything in it; return receipt rows."""
+    """Compute the spectrograms and clips of a wire table and stage everything in it; return receipt rows."""
     begun = time.perf_counter()
     table = add_spectrograms(table, spectrograms, recipe.audio.sample_rate)
     if spectrograms:
         sink.meter.add({SPECTROGRAMS: time.perf_counter() - begun})
+    begun = time.perf_counter()
+    table = add_clips(table, clips, recipe.audio.sample_rate)
+    if clips:
+        sink.meter.add({CLIPS: time.perf_counter() - begun})
     return sink.stage(table)
 
 
@@ -265,13 +272,15 @@ def bytes_per_second(recipe: Recipe) -> int:
 def block_seconds(recipe: Recipe, stages: list[Stage]) -> float:
     """Return how much audio a wire table holds: what a pool does in half a minute, or what gives good fragments.
 
-    Fewer seconds where the spectrograms are many or fine: a block and what is made of it are in memory together.
+    Fewer seconds where the spectrograms are many or fine, or clips come to them: a block and what is made of it are in
+    memory together.
     """
     if pools_of(stages):
         return MODEL_BLOCK_SECONDS
     values = sum(one.settings.values_per_second(recipe.audio.sample_rate) for one in spectrogram_stages(stages))
+    clips = INT16_BYTES * recipe.audio.sample_rate if recipe.clips else 0  # noise does not get smaller as FLAC
     longest = INGEST_BLOCK_BYTES / bytes_per_second(recipe)
-    return min(longest, SPECTROGRAM_BLOCK_BYTES / max(values * FLOAT32_BYTES, 1.0))
+    return min(longest, MADE_BLOCK_BYTES / max(values * FLOAT32_BYTES + clips, 1.0))
 
 
 def decode_settings(recipe: Recipe) -> DecodeSettings:
@@ -294,6 +303,11 @@ def spectrogram_stages(stages: list[Stage]) -> list[SpectrogramStage]:
         for stage in stages
         if stage.table == "spectrograms"
     ]
+
+
+def clip_stages(stages: list[Stage]) -> list[str]:
+    """Return the ids of the stages that keep the sound itself: one, or none."""
+    return [stage.id for stage in stages if stage.table == "clips"]
 
 
 def pools_of(stages: list[Stage]) -> list[list[Stage]]:

@@ -17,6 +17,7 @@ from workers.results import rows_that_need
 INGEST: Final = key("stage_seconds", stage="ingest")
 ENHANCE: Final = key("stage_seconds", stage="enhance")
 SPECTROGRAMS: Final = key("stage_seconds", stage="spectrograms")
+CLIPS: Final = key("stage_seconds", stage="clips")
 WRITE: Final = key("stage_seconds", stage="write")
 
 

@@ -9,20 +9,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.records import Plan
-from schemas.tables import SCHEMA_VERSION
+from schemas.tables import FOOTERS, SCHEMA_VERSION
 
 ROW_GROUP_BYTES: Final = 16 << 20  # uncompressed: a reader that wants one recording reads little else
 SPARE_BYTES: Final = 1 << 20  # for footers and page headers
 _REPEATING: Final = {
     *("run_id", "corpus_id", "recording_id", "segment_id", "kind", "model", "revision", "layer", "pooling", "label"),
-    *("stage", "code", "container", "codec", "status", "decoder", "language"),
+    *("stage", "code", "container", "codec", "status", "decoder", "language", "format"),
 }
 """Columns worth a dictionary; numbers are not."""
 
 
-def footer(plan: Plan) -> dict[str, str]:
-    """Return what every file of a run says of itself: schema version, run, stage fingerprints."""
+def footer(plan: Plan, table: str) -> dict[str, str]:
+    """Return what a file of a run says of itself: schema version, run, stage fingerprints; and to other readers."""
     return {
+        **FOOTERS.get(table, {}),
         "phonolake.schema_version": SCHEMA_VERSION,
         "phonolake.run_id": plan.run,
         "phonolake.corpus": plan.corpus,

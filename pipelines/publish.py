@@ -69,7 +69,7 @@ def _unless_published(store: Store, path: str, make: Callable[[], _T]) -> _T | N
 
 def _rewrite(store: Store, plan: Plan, rows_file: str, file: FinalFile) -> PublishedFile | None:
     """Make a file and put it; None if another was faster."""
-    schema = TABLES[file.table].with_metadata(footer(plan))
+    schema = TABLES[file.table].with_metadata(footer(plan, file.table))
     with store.work_folder() as folder:
         winners = _winners(store.local_copy(rows_file, folder), file)
         fragments = [

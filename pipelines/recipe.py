@@ -16,6 +16,7 @@ from pipelines.errors import RecipeError
 from pipelines.recipe_sections import (
     REFERENCE,
     AudioSection,
+    ClipsSection,
     EmbeddingSection,
     EnhanceSection,
     LakeSection,
@@ -49,6 +50,7 @@ class Recipe(Section):
     embeddings: tuple[EmbeddingSection, ...] = ()
     tags: tuple[TagSection, ...] = ()
     transcripts: tuple[TranscriptSection, ...] = ()
+    clips: ClipsSection | None = None
     enhance: EnhanceSection | None = None
     limits: LimitsSection = LimitsSection()
     pools: PoolSection = PoolSection()

@@ -142,6 +142,12 @@ class SpectrogramSection(Section):
     preset: Literal["whisper"] | None = None
 
 
+class ClipsSection(Section):
+    """The sound of every segment as a file in a column, for those who listen or train: `flac`, exact to the bit."""
+
+    format: Literal["flac"] = "flac"
+
+
 class EmbeddingSection(Section):
     """One embedding model over every segment.
 

@@ -89,7 +89,7 @@ class LakeSink(Datasink[dict[str, float]]):
             return False
 
     def _put(self, table: str, rows: pa.Table) -> Fragment:
-        data = to_parquet(rows.replace_schema_metadata(footer(self._plan)), tables.leading_key(table))
+        data = to_parquet(rows.replace_schema_metadata(footer(self._plan, table)), tables.leading_key(table))
         path = layout.fragment_file(self._plan.corpus, self._plan.run, self._attempt, table, uuid.uuid4().hex)
         self._store.put(path, data)
         span = pc.min_max(rows["recording_id"]).as_py()

@@ -11,7 +11,7 @@ import pyarrow as pa
 class SqlTypes:
     """One dialect's names of the types that our schemas use, and how it quotes a column and a text."""
 
-    leaves: tuple[str, str, str, str, str, str, str]  # in the order of _LEAVES
+    leaves: tuple[str, str, str, str, str, str, str, str]  # in the order of _LEAVES
     a_list: str
     a_map: str  # of text to text
     a_struct: str
@@ -41,37 +41,37 @@ class SqlTypes:
         return self.member.format(name=self.column(field.name), kind=self.name(field.type))
 
 
-_LEAVES: Final = ("string", "int32", "int64", "float", "double", "bool", "timestamp[us, tz=UTC]")
+_LEAVES: Final = ("string", "int32", "int64", "float", "double", "bool", "timestamp[us, tz=UTC]", "binary")
 
 DUCKDB: Final = SqlTypes(
-    ("VARCHAR", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "BOOLEAN", "TIMESTAMPTZ"),
+    ("VARCHAR", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "BOOLEAN", "TIMESTAMPTZ", "BLOB"),
     *("{}[]", "MAP(VARCHAR, VARCHAR)", "STRUCT({})", "{name} {kind}"),
 )
 SPARK: Final = SqlTypes(
-    ("STRING", "INT", "BIGINT", "FLOAT", "DOUBLE", "BOOLEAN", "TIMESTAMP"),
+    ("STRING", "INT", "BIGINT", "FLOAT", "DOUBLE", "BOOLEAN", "TIMESTAMP", "BINARY"),
     *("ARRAY<{}>", "MAP<STRING, STRING>", "STRUCT<{}>", "{name}: {kind}"),
     *("`", "\\'"),
 )
 ATHENA: Final = SqlTypes(
-    ("string", "int", "bigint", "float", "double", "boolean", "timestamp"),
+    ("string", "int", "bigint", "float", "double", "boolean", "timestamp", "binary"),
     *("array<{}>", "map<string, string>", "struct<{}>", "{name}: {kind}"),
     *("`", "\\'"),
 )
 REDSHIFT: Final = SqlTypes(
-    ("varchar(65535)", "int", "bigint", "real", "double precision", "boolean", "timestamp"),
+    ("varchar(65535)", "int", "bigint", "real", "double precision", "boolean", "timestamp", "varbyte(16777216)"),
     *("array<{}>", "map<varchar(65535), varchar(65535)>", "struct<{}>", "{name}: {kind}"),
 )
 SNOWFLAKE: Final = SqlTypes(
-    ("VARCHAR", "INTEGER", "BIGINT", "FLOAT", "FLOAT", "BOOLEAN", "TIMESTAMP_LTZ"),
+    ("VARCHAR", "INTEGER", "BIGINT", "FLOAT", "FLOAT", "BOOLEAN", "TIMESTAMP_LTZ", "BINARY"),
     *("VARIANT", "VARIANT", "VARIANT", ""),
 )
 BIGQUERY: Final = SqlTypes(
-    ("STRING", "INT64", "INT64", "FLOAT64", "FLOAT64", "BOOL", "TIMESTAMP"),
+    ("STRING", "INT64", "INT64", "FLOAT64", "FLOAT64", "BOOL", "TIMESTAMP", "BYTES"),
     *("ARRAY<{}>", "STRUCT<key_value ARRAY<STRUCT<key STRING, value STRING>>>", "STRUCT<{}>", "{name} {kind}"),
     *("`", "\\'"),
 )
 CLICKHOUSE: Final = SqlTypes(
-    ("String", "Int32", "Int64", "Float32", "Float64", "Bool", "DateTime64(6, 'UTC')"),
+    ("String", "Int32", "Int64", "Float32", "Float64", "Bool", "DateTime64(6, 'UTC')", "String"),
     *("Array({})", "Map(String, String)", "Tuple({})", "{name} Nullable({kind})"),
     *("`", "''"),
 )

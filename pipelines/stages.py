@@ -22,6 +22,7 @@ CODE_VERSIONS: Final[dict[str, str]] = {
     "embeddings": "1",
     "tags": "1",
     "transcripts": "2",
+    "clips": "1",
     "enhance": "1",
 }
 """Raise a table's version when its code changes what it writes: old recordings are then computed anew."""
@@ -37,7 +38,7 @@ class Stage:
 
     Attributes:
         table: the table it fills.
-        name: the spectrogram's kind, the model's name, or how segments are cut.
+        name: the spectrogram's kind, the clips' format, the model's name, or how segments are cut.
         settings: its section of the recipe.
         checkpoint: its weights; None where it has none.
         fingerprint: digest of settings, weights, code version, and of what it builds on.
@@ -77,6 +78,8 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     for section in recipe.spectrograms:
         settings = section.model_dump(exclude_none=True)
         stages.append(_stage("spectrograms", section.kind, settings, None, base.fingerprint))
+    if recipe.clips:
+        stages.append(_stage("clips", recipe.clips.format, recipe.clips.model_dump(), None, base.fingerprint))
     for table in ("embeddings", "tags", "transcripts"):
         for section in getattr(recipe, table):
             stages.append(_model_stage(table, section, base, recipe.pools.dtype))

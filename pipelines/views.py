@@ -18,9 +18,9 @@ HEADER: Final = """\
 -- The views current_<table> of a Phonolake lake: of every uri the latest version, of that what was computed last.
 -- Made by `python -m pipelines.views > deploy/sql/current_views.sql`; what they mean stands in pipelines/views.py.
 --
--- Assumed: the lake's seven tables are registered under their names (recordings, segments, spectrograms, embeddings,
--- transcripts, tags, failures) in the current schema or data set. The views stand on each other: run all, in this
--- order. Most engines fix a view's columns when it is made: run this again after a release that adds some.
+-- Assumed: the lake's eight tables are registered under their names (recordings, segments, spectrograms, embeddings,
+-- transcripts, tags, clips, failures) in the current schema or data set. The views stand on each other: run all, in
+-- this order. Most engines fix a view's columns when it is made: run this again after a release that adds some.
 """
 
 _LATEST: Final = """\
@@ -118,7 +118,7 @@ WHERE d.run_id IS NULL"""
 
 
 _NAMES: Final = {table: name for table in TABLES if (name := leading_key(table))}
-"""What tells the rows of a segment apart in each stage's table: the model, or the spectrogram's kind."""
+"""What tells the rows of a segment apart in each stage's table: the model, the spectrogram's kind, the format."""
 
 CURRENT: Final[dict[str, str]] = {
     "recordings": _RECORDINGS,

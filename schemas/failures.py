@@ -22,6 +22,7 @@ CODES: Final[dict[str, str]] = {
     "source_changed": "The object was not the planned version when it was read.",
     "fetch_failed": "The store did not deliver it after all retries.",
     "model_failed": "A model raised an error on the segment.",
+    "encode_failed": "The segment could not be encoded as a clip.",
 }
 
 TRANSIENT: Final = frozenset({"fetch_failed", "source_changed"})

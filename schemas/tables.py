@@ -1,8 +1,9 @@
-"""The seven tables of a lake, as Arrow schemas with a description on every field.
+"""The eight tables of a lake, as Arrow schemas with a description on every field.
 
 Schemas only grow: a new release may add nullable columns at the end, never rename, retype or remove one.
 """
 
+import json
 from typing import Final
 
 import pyarrow as pa
@@ -140,6 +141,26 @@ TAGS: Final = pa.schema(
     ]
 )
 
+AUDIO: Final = pa.struct(
+    [
+        _field("bytes", pa.binary(), "The segment's samples as a file of `format`, mono."),
+        _field("path", _STRING, "`<segment_id>.<format>`: what the file would be called."),
+    ]
+)
+"""The storage type of Hugging Face's Audio feature."""
+
+CLIPS: Final = pa.schema(
+    [
+        *KEYS,
+        _SEGMENT_ID,
+        _required("format", _STRING, "How `audio.bytes` is encoded: flac, exact to the bit."),
+        _required("sampling_rate", _INT32, "Samples a second, Hz."),
+        _required("seconds", _FLOAT64, "Length of the clip, seconds."),
+        # Never null, but declared nullable: Hugging Face's readers see an Audio feature in no other column.
+        _field("audio", AUDIO, "The segment's sound, in the struct that Hugging Face's `datasets` plays."),
+    ]
+)
+
 FAILURES: Final = pa.schema(
     [
         *KEYS,
@@ -160,6 +181,7 @@ TABLES: Final[dict[str, pa.Schema]] = {
     "embeddings": EMBEDDINGS,
     "transcripts": TRANSCRIPTS,
     "tags": TAGS,
+    "clips": CLIPS,
     "failures": FAILURES,
 }
 
@@ -170,13 +192,19 @@ SORT_KEYS: Final[dict[str, tuple[str, ...]]] = {
     "embeddings": ("model", "recording_id", "segment_id"),
     "transcripts": ("model", "recording_id", "segment_id"),
     "tags": ("model", "recording_id", "segment_id"),
+    "clips": ("format", "recording_id", "segment_id"),
     "failures": ("recording_id", "segment_id"),
 }
 """Rows of a published file are sorted by these, so that a reader skips row groups."""
 
+FOOTERS: Final[dict[str, dict[str, str]]] = {
+    "clips": {"huggingface": json.dumps({"info": {"features": {"audio": {"_type": "Audio"}}}})},
+}
+"""What the footers of a table's files say to other readers: to Hugging Face's that a column is audio."""
+
 
 def leading_key(table: str) -> str | None:
-    """Return the column that rows of `table` are sorted by before their ids (a kind or a model), if any."""
+    """Return the column that rows of `table` are sorted by before their ids (kind, model or format), if any."""
     first = SORT_KEYS[table][0]
     return None if first == "recording_id" else first
 

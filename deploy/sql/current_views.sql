@@ -1,9 +1,9 @@
 -- The views current_<table> of a Phonolake lake: of every uri the latest version, of that what was computed last.
 -- Made by `python -m pipelines.views > deploy/sql/current_views.sql`; what they mean stands in pipelines/views.py.
 --
--- Assumed: the lake's seven tables are registered under their names (recordings, segments, spectrograms, embeddings,
--- transcripts, tags, failures) in the current schema or data set. The views stand on each other: run all, in this
--- order. Most engines fix a view's columns when it is made: run this again after a release that adds some.
+-- Assumed: the lake's eight tables are registered under their names (recordings, segments, spectrograms, embeddings,
+-- transcripts, tags, clips, failures) in the current schema or data set. The views stand on each other: run all, in
+-- this order. Most engines fix a view's columns when it is made: run this again after a release that adds some.
 
 CREATE OR REPLACE VIEW current_recordings AS
 WITH tries AS (
@@ -80,6 +80,18 @@ FROM tags t
 JOIN newest n ON n.corpus_id = t.corpus_id AND n.recording_id = t.recording_id AND n.run_id = t.run_id
     AND n.segment_id = t.segment_id AND n.model = t.model;
 
+CREATE OR REPLACE VIEW current_clips AS
+WITH newest AS (
+    SELECT t.corpus_id, t.recording_id, t.segment_id, t.format, max(t.run_id) AS run_id
+    FROM clips t
+    JOIN current_recordings r ON r.corpus_id = t.corpus_id AND r.recording_id = t.recording_id AND r.run_id <= t.run_id
+    GROUP BY t.corpus_id, t.recording_id, t.segment_id, t.format
+)
+SELECT t.*
+FROM clips t
+JOIN newest n ON n.corpus_id = t.corpus_id AND n.recording_id = t.recording_id AND n.run_id = t.run_id
+    AND n.segment_id = t.segment_id AND n.format = t.format;
+
 CREATE OR REPLACE VIEW current_failures AS
 WITH tries AS (
     SELECT corpus_id, uri, recording_id, run_id, 1 AS decoded FROM recordings
@@ -135,6 +147,11 @@ later AS (
     FROM tags t
     JOIN failed f ON f.corpus_id = t.corpus_id AND f.recording_id = t.recording_id AND f.first_run < t.run_id
     GROUP BY t.corpus_id, t.recording_id, t.segment_id, t.model
+    UNION ALL
+    SELECT t.corpus_id, t.recording_id, t.segment_id, 'clips/' || t.format AS stage, max(t.run_id) AS run_id
+    FROM clips t
+    JOIN failed f ON f.corpus_id = t.corpus_id AND f.recording_id = t.recording_id AND f.first_run < t.run_id
+    GROUP BY t.corpus_id, t.recording_id, t.segment_id, t.format
 ),
 reached AS (
     SELECT corpus_id, recording_id, run_id FROM later

@@ -73,7 +73,8 @@ def _show(connection: duckdb.DuckDBPyConnection, seal: Seal, seconds: float, lak
     print("\nTABLES")
     for table in TABLES:
         [(rows,)] = connection.sql(f"SELECT count(*) FROM {table}").fetchall()
-        print(f"  {table:<13}{rows:>6} rows")
+        if rows:
+            print(f"  {table:<13}{rows:>6} rows")
     _show_transcripts(connection)
     print("\nTOP TAGS  segments in which YAMNet gives the label more than 0.5")
     for label, segments, best in connection.sql(_TAGS).fetchall():

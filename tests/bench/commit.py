@@ -40,7 +40,7 @@ class DirectSink(LakeSink):
         for table, rows in tabulate(block, self._keys, self._base, self._stages).items():
             path = Path(self._store.full(f"direct/{table}/{uuid.uuid4().hex}.parquet"))
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(to_parquet(rows.replace_schema_metadata(footer(self._plan))))
+            path.write_bytes(to_parquet(rows.replace_schema_metadata(footer(self._plan, table))))
         return receipt_rows(block)
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> dict[str, float]:

@@ -10,7 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 from pipelines.lake import open_lake
 from pipelines.parquet import to_parquet
 from pipelines.store import Store
-from schemas import layout
+from schemas import layout, tables
 from schemas.tables import TABLES
 
 PLANNED = datetime.datetime(2024, 5, 1, 23, 30, tzinfo=datetime.UTC)
@@ -25,6 +25,7 @@ VALUES = {
     pa.map_(pa.string(), pa.string()): [("speaker", "ada")],
     pa.list_(pa.float32()): [0.5, 0.25],
     pa.list_(pa.string()): ["repetitive"],
+    tables.AUDIO: {"bytes": b"fLaC", "path": "x.flac"},
 }
 
 

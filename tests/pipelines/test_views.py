@@ -491,7 +491,7 @@ def test_the_script_keeps_to_plain_sql():
 
 
 def test_wide_columns_are_never_sorted_or_grouped():
-    ids = {"corpus_id", "recording_id", "run_id", "segment_id", "uri", "stage", "model", "kind"}
+    ids = {"corpus_id", "recording_id", "run_id", "segment_id", "uri", "stage", "model", "kind", "format"}
     for tree in parsed("duckdb"):
         for node in (*tree.find_all(exp.Window), *tree.find_all(exp.Group), *tree.find_all(exp.AggFunc)):
             assert {column.name for column in node.find_all(exp.Column)} <= ids | {"decoded", "last_run", "base_run"}

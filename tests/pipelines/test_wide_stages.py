@@ -4,8 +4,8 @@ import pytest
 
 from pipelines.errors import RecipeError
 from pipelines.graph import (
+    MADE_BLOCK_BYTES,
     MODEL_BLOCK_SECONDS,
-    SPECTROGRAM_BLOCK_BYTES,
     bytes_per_second,
     decode_settings,
     ingest_settings,
@@ -64,6 +64,6 @@ def test_a_block_has_no_more_bytes_at_48_khz():
     assert blocks == [3600, 1200]
     assert bytes_per_second(wide) == 96_000
     fine = recipe(spectrograms=[{"kind": "power"}])  # 1025 bins: 410 kB a second
-    assert ingest_settings(fine, stages_of(fine)).block_seconds == pytest.approx(SPECTROGRAM_BLOCK_BYTES / 410_000)
+    assert ingest_settings(fine, stages_of(fine)).block_seconds == pytest.approx(MADE_BLOCK_BYTES / 410_000)
     pooled = recipe(tags=[{"model": "yamnet"}])
     assert ingest_settings(pooled, stages_of(pooled)).block_seconds == MODEL_BLOCK_SECONDS
