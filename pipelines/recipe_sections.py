@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+TEXT_COLUMN = "text"
 REFERENCE = "reference"  # the model whose transcripts are the manifest's own texts
 
 
@@ -195,12 +196,12 @@ class TranscriptSection(Section):
     guards: bool = True
     pack: bool = False
     align_with: str | None = None
-    text_column: str = "text"
+    text_column: str = TEXT_COLUMN
     options: Options = {}
 
     @model_validator(mode="after")
     def _texts_are_for_alignment(self) -> "TranscriptSection":
-        if "text_column" in self.model_fields_set and self.model != REFERENCE:
+        if self.text_column != TEXT_COLUMN and self.model != REFERENCE:
             raise ValueError("text_column belongs to `model: reference`")
         return self
 

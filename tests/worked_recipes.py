@@ -31,6 +31,8 @@ def overrides(name: str, source: str, lake: str, models: Mapping[str, str]) -> l
     content = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     [kind] = {"uri", "manifest", "tar", "parquet"} & content["source"].keys()
     sets = [f"source.{kind}={source}", f"lake.uri={lake}"]
+    if "warehouse" in content:
+        sets.append(f"warehouse.iceberg.catalog=sqlite:///{lake}-catalog.db")
     for table in ("embeddings", "tags", "transcripts"):
         if table in content:
             sections = [{**one, "model": models.get(one["model"], one["model"])} for one in content[table]]

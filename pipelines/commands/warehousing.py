@@ -16,7 +16,7 @@ def publish(
     lake: Lake,
     catalog: Catalog,
     to: Annotated[Literal["iceberg"], typer.Option("--to", help="What kind of tables.")],
-    namespace: Annotated[str, typer.Option(help="Where the seven tables stand.")] = "phonolake",
+    namespace: Annotated[str, typer.Option(help="Where the tables stand.")] = "phonolake",
     endpoint_url: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:

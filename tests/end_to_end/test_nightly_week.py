@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from pyiceberg.catalog import load_catalog
 from ray.cluster_utils import Cluster
 
 from pipelines.runs import find_runs
@@ -218,6 +219,32 @@ def asked(sql: str) -> list[dict[str, Any]]:
     return found
 
 
+def iceberg_agrees(catalog: str, expected: Expected) -> None:
+    """Publish twice, as a scheduler may: the Iceberg tables have a snapshot a run, and the lake's rows once."""
+    for _ in range(2):
+        done = phonolake("publish", LAKE, "--to", "iceberg", "--catalog", catalog, "--namespace", "week")
+        assert done.returncode == 0, done.stderr
+    tables = load_catalog("week", uri=catalog)
+    for table in ("recordings", "segments", "spectrograms", "embeddings", "failures"):
+        opened = tables.load_table(f"week.{table}")
+        assert len(opened.history()) == expected.runs
+        [wanted] = asked(f"SELECT count(*) AS n FROM {table}")
+        assert len(opened.scan().to_arrow()) == wanted["n"]
+    found = tables.load_table("week.recordings").scan().to_arrow()
+    assert set(found["content_sha256"].to_pylist()) >= set(expected.contents().values())
+
+
+def report_agrees(expected: Expected) -> None:
+    """The report counts what is there, and every run in some night."""
+    done = phonolake("report", LAKE, "--no-audio", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = {name: figure["rows"] for name, figure in json.loads(done.stdout)["figures"].items()}
+    [totals] = figures["totals"]
+    assert (totals["recordings"], totals["failed_recordings"]) == (len(expected.contents()), 0)
+    assert sum(night["runs"] for night in figures["nights"]) == expected.runs
+    assert sum(night["ok"] for night in figures["nights"]) >= expected.decoded  # and what a new stage was added to
+
+
 def test_after_a_week_of_nights_the_lake_holds_what_was_put_in(week: Week) -> None:
     plain, more = {"mfcc"}, {"mfcc", MODEL}
     with_model = ("--set", f"embeddings=[{{model: '{MODEL}'}}]")
@@ -265,4 +292,5 @@ def test_after_a_week_of_nights_the_lake_holds_what_was_put_in(week: Week) -> No
     for table, stage in (("spectrograms", "mfcc"), ("embeddings", MODEL)):
         found = asked(f"SELECT uri FROM current_{table} JOIN current_recordings USING (recording_id)")
         assert sorted(row["uri"] for row in found) == sorted(expected.having(stage))
-    # Further readers of the same lake are compared here: the Iceberg tables, and the figures of the report.
+    iceberg_agrees(f"sqlite:///{week.recipe.parent}/catalog.db", expected)
+    report_agrees(expected)

@@ -279,7 +279,9 @@ def test_the_fingerprint_covers_all_that_decides_which_rows_are_written(changes)
 
 
 def test_the_resolved_recipe_is_a_recipe_with_the_same_fingerprint():
-    found = recipe(tags=[{"model": "yamnet"}], source={"uri": "/x/", "include": ["*.wav"]})
+    found = recipe(
+        tags=[{"model": "yamnet"}], transcripts=[{"model": "m"}], source={"uri": "/x/", "include": ["*.wav"]}
+    )
     again = parse_recipe(yaml.safe_load(found.as_yaml()), "again")
     assert again == found
     assert again.fingerprint() == found.fingerprint()
