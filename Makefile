@@ -21,7 +21,7 @@ lint: $(DEV_READY) ## ruff, mypy --strict, and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about an hour on 2 cores
+bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about two hours on 2 cores
 	$(BIN)/python -m tests.bench.decode
 	$(BIN)/python -m tests.bench.vad
 	$(BIN)/python -m tests.bench.ingest
@@ -32,6 +32,8 @@ bench: $(DEV_READY) ## run the benchmarks: ratios against named rivals, about an
 	$(BIN)/python -m tests.bench.search
 	$(BIN)/python -m tests.bench.long_recording
 	$(BIN)/python -m tests.bench.plan
+	$(BIN)/python -m tests.bench.driver
+	$(BIN)/python -m tests.bench.report
 	$(BIN)/python -m tests.bench.commit
 
 ROUNDS ?= 200

@@ -1,13 +1,14 @@
 """How long a report takes on a big lake: made here of rows that cost nothing, asked as any lake is.
 
-python -m tests.bench.report FOLDER [--segments 1000000] [--nights 60]
+python -m tests.bench.report [--folder FOLDER] [--segments 1000000] [--nights 60]
 
-The lake is written once and kept. Tags come ten a segment; spectrograms are short, since only a few hundred are read.
+In a FOLDER the lake is written once and kept. Tags come ten a segment; spectrograms are short, since only a few hundred are read.
 """
 
 import argparse
 import datetime
 import resource
+import tempfile
 import time
 from pathlib import Path
 
@@ -141,17 +142,23 @@ def write_records(store: Store, corpus: str, run: str, day: datetime.date, files
 
 def main() -> None:
     """Write the lake if it is not there, and make its report."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder")
     parser.add_argument("--segments", type=int, default=1_000_000)
     parser.add_argument("--nights", type=int, default=60)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    store = Store(asked.folder)
+    with tempfile.TemporaryDirectory(prefix="phonolake-bench-") as temporary:
+        measure(asked.folder or temporary, asked)
+
+
+def measure(folder: str, asked: argparse.Namespace) -> None:
+    """Make the report of a lake in a folder, and print what it took."""
+    store = Store(folder)
     if not store.list(layout.RUNS):
         write_lake(store, asked.segments, asked.nights)
     started = time.monotonic()
-    report = make_report(store, asked.folder, None, most_clips=6, sound=True)
+    report = make_report(store, folder, None, most_clips=6, sound=True)
     page = render(report)
     seconds, memory = time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     [totals] = report.answers["totals"].rows
