@@ -33,7 +33,7 @@ class DriverMeter:
             self._count(key("runs", outcome=outcome), 1)
         for file in event.subject.files if isinstance(event.subject, Seal) else ():
             self._count(key("published_bytes", table=file.table), file.size_bytes)
-        if event.name == events.NOTHING_NEW and "RAY_ADDRESS" in os.environ:
+        if event.name == events.NOTHING_NEW and os.environ.get("RAY_ADDRESS"):
             connect()  # a quiet night is a good night, and a cluster's metrics should say so
         self._give(event)
 

@@ -27,7 +27,7 @@ def check_catalog(catalog: str) -> None:
         RecipeError: pyiceberg is missing, the uri holds a password, or nobody configured a catalog of this name.
     """
     if importlib.util.find_spec("pyiceberg") is None:
-        raise RecipeError("Iceberg tables need pyiceberg, which is not installed: pip install 'phonolake[iceberg]'")
+        raise RecipeError("Iceberg tables need pyiceberg: in the clone, pip install -c constraints.txt -e '.[iceberg]'")
     if "://" not in catalog:
         _configured(catalog)
         return

@@ -32,8 +32,18 @@ class HttpTransport:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, json.dumps(event).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.timeout_seconds):
+        with _OPENER.open(request, timeout=self.timeout_seconds):
             pass
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refuses to go elsewhere: urllib would take the key along, and leave the event behind."""
+
+    def redirect_request(self, *given: Any, **named: Any) -> None:
+        """Return no request, which makes an error of the redirect."""
+
+
+_OPENER: Final = urllib.request.build_opener(_NoRedirect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +108,6 @@ def _key(auth: str | None) -> str | None:
         found = json.loads(auth) if auth else {}
     except ValueError:
         raise RecipeError(f"{PREFIX}AUTH is not JSON") from None
+    if not isinstance(found, dict):
+        raise RecipeError(f"{PREFIX}AUTH is no JSON object with an apiKey")
     return found.get("apiKey") or found.get("api_key")

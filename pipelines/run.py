@@ -9,7 +9,7 @@ import ray
 
 from pipelines.attempt import State, allowed_failures, attempt, stopped, survey
 from pipelines.cluster import connect
-from pipelines.errors import BudgetExceeded, OpenRunConflict, PhonolakeError, StoreError
+from pipelines.errors import BudgetExceeded, OpenRunConflict, PhonolakeError, RecipeError, StoreError
 from pipelines.events import (
     BUDGET_EXCEEDED,
     FILES_PUBLISHED,
@@ -220,42 +220,67 @@ def open_lake(recipe: Recipe) -> Store:
 
 
 def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares) -> Verdict:
-    """Return the run's verdict: the one that stands, or the one that attempts lead to."""
-    for tries in range(ATTEMPTS_AT_ONCE + 1):
+    """Return the run's verdict: the one that stands, or the one that attempts lead to.
+
+    An attempt that nodes left does not count where it got somewhere, and what stores did not deliver is tried again
+    until an attempt has run to its end.
+    """
+    counted, ended, any_ended, missing = 0, False, False, None
+    while True:
         if store.exists(layout.verdict_file(plan.corpus, plan.run)):  # ours of before, or another driver's
             return load_verdict(store, plan)
         clock = Stopwatch()
-        state = survey(store, plan, try_again=tries == 0)
+        state = survey(store, plan, try_again=not any_ended)
         _check_budget(recipe, plan, state)
         if not state.missing:
             return _decided(plan, state, clock, decide(store, plan, state.evidence, state.winners))
-        if tries < ATTEMPTS_AT_ONCE:
-            shares = _shares(recipe, stages) if tries else shares  # nodes may have come and gone
-            _attempt_within_budget(recipe, store, plan, stages, shares, state)
+        if missing is not None:
+            counted += ended or state.missing >= missing
+            if counted == ATTEMPTS_AT_ONCE:
+                break
+            shares = _shares_of_what_is_left(recipe, plan, stages)
+        missing = state.missing
+        ended = _attempt_within_budget(recipe, store, plan, stages, shares, state)
+        any_ended |= ended
     raise PhonolakeError(
         f"run {plan.run}: {state.missing} of {plan.recordings} recordings have no receipt after "
         f"{ATTEMPTS_AT_ONCE} attempts; run the same command again, and report it if that does not help"
     )
 
 
+def _shares_of_what_is_left(recipe: Recipe, plan: Plan, stages: list[Stage]) -> Shares:
+    """Divide the cluster anew, for nodes may have come and gone; the recipe is not to blame where too many have."""
+    try:
+        return _shares(recipe, stages)
+    except RecipeError as error:
+        raise PhonolakeError(
+            f"run {plan.run}: nodes left the cluster, and what is left does not do: {error}; run the same command to "
+            f"resume once they are back"
+        ) from error
+
+
 def _attempt_within_budget(
     recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares, state: State
-) -> None:
-    """Make one attempt; that it ended over budget is checked against the receipts afterwards, as is what is missing.
+) -> bool:
+    """Make one attempt, and return whether it ran to its end, or nodes left it.
+
+    That it ended over budget is checked against the receipts afterwards, as is what is missing.
 
     It may fail because another driver has decided meanwhile and has taken staging away: then that verdict stands.
     """
     try:
         attempt(recipe, store, plan, stages, shares, state)
     except BudgetExceeded:
-        return
+        return True
     except NodesLost as error:
         logger.warning("run %s: %s; dividing it anew", plan.run, error)
+        return False
     except PhonolakeError:
         with suppress(StoreError):
             if store.exists(layout.verdict_file(plan.corpus, plan.run)):
-                return
+                return True
         raise
+    return True
 
 
 def _check_budget(recipe: Recipe, plan: Plan, state: State) -> None:

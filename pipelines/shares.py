@@ -12,7 +12,7 @@ use: a booking that can be had is worth more than one that is true.
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pipelines.errors import RecipeError
@@ -41,10 +41,11 @@ class PoolShare:
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What the pools hold, in the order asked for, and what one CPU task asks for."""
+    """What the pools hold, in the order asked for, and what one CPU task asks for; `cluster` is what was divided."""
 
     pools: list[PoolShare]
     task_cpus: float
+    cluster: Cluster | None = field(default=None, compare=False)
 
 
 def divide(
@@ -59,14 +60,17 @@ def divide(
     """
     if not kinds:
         return Shares([], 1.0)
-    if gpus_per_actor == 0 or (gpus_per_actor is None and cluster.gpus < 1):
-        return _on_cpus(cluster, kinds, actors)
-    return _on_gpus(cluster, kinds, actors, gpus_per_actor)
+    on_cpus = gpus_per_actor == 0 or (gpus_per_actor is None and cluster.gpus < 1)
+    found = _on_cpus(cluster, kinds, actors) if on_cpus else _on_gpus(cluster, kinds, actors, gpus_per_actor)
+    return replace(found, cluster=cluster)
 
 
 def still_fit(cluster: Cluster, shares: Shares) -> bool:
-    """Return whether shares that were made for another cluster surely fit this one."""
-    if not shares.pools:
+    """Return whether shares that were made for another cluster surely fit this one.
+
+    They do where no node has left: what lies on nodes that joined only leaves more room on the others.
+    """
+    if not shares.pools or (shares.cluster and not Counter(shares.cluster.nodes) - Counter(cluster.nodes)):
         return True
     task = _hundredths(shares.task_cpus)
     return _members_fit(cluster, shares.pools) and _slots(cluster, shares.pools, task) >= CPU_STEPS

@@ -15,10 +15,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
+
+import requests
 
 from pipelines.errors import JobAtWork, OpenRunConflict, PhonolakeError
 from pipelines.recipe import Recipe
@@ -29,6 +32,7 @@ FINGERPRINT_HEX: Final = 8
 TRIES: Final = 6  # to hand a job in
 PASSING: Final = ("already exists", "try again later")  # somebody was faster; a head that has only just started
 PAUSE_SECONDS: Final = 2.0  # between looks at a job
+SILENCE_SECONDS: Final = 120.0  # of a log, before the job itself is asked for
 PATIENCE_SECONDS: Final = 600.0  # with a cluster that does not answer while a job is followed
 KNOWN_CODES: Final = range(5)
 _CHATTY: Final = (
@@ -72,7 +76,9 @@ def job_client(address: str) -> Any:
             logging.getLogger(name).setLevel(logging.WARNING)
         return JobSubmissionClient(address)
     except ImportError as error:
-        raise PhonolakeError(f"submitting needs {error.name}: pip install 'phonolake[cluster]'") from error
+        raise PhonolakeError(
+            f"submitting needs {error.name}: pip install -c constraints.txt -e '.[cluster]'"
+        ) from error
     except Exception as error:  # what it raises for what is nowhere said
         raise PhonolakeError(f"no Ray cluster takes jobs at {address}: {error}{_about_tokens(error)}") from error
 
@@ -86,20 +92,22 @@ def submit(client: Any, recipe: Recipe, *, join: bool, now: datetime | None = No
     """
     told = {"corpus": recipe.corpus, "lake": recipe.lake.uri, "recipe": recipe.fingerprint()}
     night = night_name(recipe, now or datetime.now(UTC))
-    refusal = ""
+    handed_in, refusal = set[str](), ""
     for _ in range(TRIES):
-        jobs = [job for job in client.list_jobs() if job.submission_id]
-        if (at_work := _at_work(jobs, told)) is not None:
-            return _joined(at_work, told, join)
-        name = f"{night}-{_next_try(night, (job.submission_id for job in jobs))}"
         try:
+            jobs = [job for job in client.list_jobs() if job.submission_id]
+            if (at_work := _at_work(jobs, told)) is not None:
+                ours = at_work.submission_id in handed_in  # taken, but the answer was lost
+                return Submission(at_work.submission_id, joined=False) if ours else _joined(at_work, told, join)
+            name = f"{night}-{_next_try(night, (job.submission_id for job in jobs))}"
+            handed_in.add(name)
             return Submission(_submit(client, recipe, name, told), joined=False)
-        except RuntimeError as error:
+        except (RuntimeError, requests.RequestException) as error:
             refusal = str(error)
-            if not any(passing in refusal for passing in PASSING):
+            if isinstance(error, RuntimeError) and not any(passing in refusal for passing in PASSING):
                 break
             time.sleep(PAUSE_SECONDS)
-    raise PhonolakeError(f"the cluster did not take job {name}: {refusal}")
+    raise PhonolakeError(f"the cluster did not take a job {night}: {refusal}; the same command tries again")
 
 
 def night_name(recipe: Recipe, now: datetime) -> str:
@@ -114,14 +122,14 @@ def follow(client: Any, submission_id: str) -> Outcome:
     Raises:
         PhonolakeError: the cluster has not answered for long; the job may well go on.
     """
-    said, answered = 0, time.monotonic()
+    log = _Log()
     while True:
         try:
-            said = asyncio.run(_tail(client, submission_id, said))
+            asyncio.run(_tail(client, submission_id, log))
             info = client.get_job_info(submission_id)
-            answered = time.monotonic()
+            log.heard_at = time.monotonic()
         except Exception as error:  # a head that restarts, a proxy that hangs up: whatever it raises, ask again
-            if time.monotonic() - answered > PATIENCE_SECONDS:
+            if time.monotonic() - log.heard_at > PATIENCE_SECONDS:
                 raise PhonolakeError(
                     f"job {submission_id}: the cluster has not answered for {PATIENCE_SECONDS:g} s ({error}); the same "
                     f"command joins the job if it goes on"
@@ -132,15 +140,28 @@ def follow(client: Any, submission_id: str) -> Outcome:
         time.sleep(PAUSE_SECONDS)
 
 
-async def _tail(client: Any, submission_id: str, said: int) -> int:
-    """Print a job's log from character `said` on, for as long as it is told; return up to which it was printed."""
-    seen = 0
-    async for text in client.tail_job_logs(submission_id):
-        if seen + len(text) > said:
-            print(text[max(0, said - seen) :], end="", file=sys.stderr, flush=True)
-            said = seen + len(text)
-        seen += len(text)
-    return said
+@dataclass(slots=True)
+class _Log:
+    """How many characters of a job's log were printed, and when the cluster was last heard."""
+
+    printed: int = 0
+    heard_at: float = field(default_factory=time.monotonic)
+
+
+async def _tail(client: Any, submission_id: str, log: _Log) -> None:
+    """Print what a job's log has beyond what was printed, for as long as it is told.
+
+    It comes from its beginning each time. A head that vanishes without a word says nothing for ever: after
+    SILENCE_SECONDS the caller asks for the job itself.
+    """
+    seen, texts = 0, client.tail_job_logs(submission_id)
+    with suppress(StopAsyncIteration, TimeoutError):
+        while True:
+            text = await asyncio.wait_for(anext(texts), SILENCE_SECONDS)
+            log.heard_at = time.monotonic()
+            print(text[max(0, log.printed - seen) :], end="", file=sys.stderr, flush=True)
+            seen += len(text)
+            log.printed = max(log.printed, seen)
 
 
 def _outcome(info: Any) -> Outcome:

@@ -67,4 +67,6 @@ def feed_warehouse(recipe: Recipe) -> Fed:
                 made.append(one)  # as they come: what stands is told even where the next is refused
     except PhonolakeError as error:
         return Fed(wanted, made, error)
+    except Exception as error:  # of a store or a catalog: what was sealed is said before it
+        return Fed(wanted, made, WarehouseError(f"{type(error).__name__}: {error}"))
     return Fed(wanted, made)

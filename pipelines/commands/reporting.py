@@ -10,13 +10,20 @@ from pipelines.commands.output import lake_store, print_json
 from pipelines.errors import RecipeError
 
 DEFAULT_PAGE = Path("report.html")
+AUDIO_HELP = "Read the clips' sound from their sources; not for a lake of strangers, which says what is read."
 
 
 def report(
     lake: Lake,
     out: Annotated[Path | None, typer.Option("--out", help="The page to write.  [default: report.html]")] = None,
     clips: Annotated[int, typer.Option("--clips", min=0, max=24, help="How many segments to look at and hear.")] = 6,
-    audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Read the clips' sound from their sources.")] = True,
+    audio: Annotated[
+        bool,
+        typer.Option(
+            "--audio/--no-audio",
+            help=AUDIO_HELP,
+        ),
+    ] = True,
     endpoint_url: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:

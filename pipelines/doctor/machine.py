@@ -27,7 +27,7 @@ PROJECT: Final = Path(__file__).resolve().parents[2] / "pyproject.toml"
 def machine_checks() -> Checks:
     """Check what every run needs of the machine that it is started on."""
     yield tried("python", check_python, "use the Python that pyproject.toml asks for")
-    yield tried("packages", check_packages, "install the project: make setup, or pip install . -c constraints.txt")
+    yield tried("packages", check_packages, "in the clone: make demo, or pip install -c constraints.txt -e .")
     for name, folder in (("disk: temporary", Path(tempfile.gettempdir())), ("disk: models", cache_root())):
         yield check_disk(name, folder)
     yield tried("memory", check_memory, "look at what the system says of its memory")
@@ -50,7 +50,7 @@ def check_packages() -> Check:
     requirements = [one for one in _project()[1] if one.marker is None or one.marker.evaluate({"extra": ""})]
     wrong = [problem for one in requirements if (problem := _problem(one))]
     if wrong:
-        return failed("packages", "; ".join(wrong), "pip install phonolake -c constraints.txt, the same on every node")
+        return failed("packages", "; ".join(wrong), "in the clone: pip install -c constraints.txt -e .")
     return ok("packages", f"{len(requirements)} as pinned")
 
 

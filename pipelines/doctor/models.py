@@ -12,6 +12,7 @@ from pipelines.recipe import Recipe
 from pipelines.recipe_sections import REFERENCE
 from pipelines.shares import PoolShare, divide
 from pipelines.stages import Stage, stages_of
+from pipelines.warehouse import check_warehouse
 from workers.actors import PoolMember, PoolSpec
 from workers.weights import Checkpoint, ModelError, resolve
 
@@ -33,8 +34,15 @@ def model_checks(recipe: Recipe, *, has_ray: bool) -> Checks:
         yield failed("recipe", error, "change what the message names")
         return
     yield ok("recipe", f"{len(stages)} stages: {', '.join(stage.id for stage in stages)}")
+    if recipe.warehouse:
+        yield tried("warehouse", lambda: _checked_warehouse(recipe), "mend the catalog's configuration on this machine")
     if has_ray and pools_of(stages):
         yield from _loaded(recipe, stages)
+
+
+def _checked_warehouse(recipe: Recipe) -> Check:
+    check_warehouse(recipe)
+    return ok("warehouse", "its catalog is known here; it is not asked")
 
 
 def _names(recipe: Recipe) -> list[str]:

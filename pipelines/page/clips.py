@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 
 from pipelines.errors import PhonolakeError
-from pipelines.page.figures import Figure
+from pipelines.page.figures import Figure, quoted
 from pipelines.page.pictures import picture
 from pipelines.page.sound import Silent, Span, heard, reading_of
 from pipelines.runs import load_plan
@@ -80,8 +80,8 @@ def clips(
     if not rows:
         return []
     names = {
-        "recordings": ", ".join(f"'{row['recording_id']}'" for row in rows),
-        "segments": ", ".join(f"'{row['segment_id']}'" for row in rows),
+        "recordings": ", ".join(quoted(row["recording_id"]) for row in rows),
+        "segments": ", ".join(quoted(row["segment_id"]) for row in rows),
     }
     tags = dict(connection.sql(_TAGS.format(**names)).fetchall())
     pictures = _pictures(connection.sql(_SPECTROGRAMS.format(**names)).to_arrow_table().to_pylist())

@@ -81,8 +81,13 @@ class LevelGround:
         """Return the query; ids are hashes, so the first segments are any segments."""
         weights = ", ".join(f"{weight:.3g}" for weight in self.weights)
         return _LEVELS.format(
-            corpus=self.corpus, day=self.day, weights=weights, limit=LEVEL_SEGMENTS, step=LEVEL_STEP_DB
+            corpus=quoted(self.corpus), day=quoted(self.day), weights=weights, limit=LEVEL_SEGMENTS, step=LEVEL_STEP_DB
         )
+
+
+def quoted(text: str) -> str:
+    """Return a text as SQL's literal: what a lake of strangers holds must not become SQL."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _histogram(value: str, table: str, edges: Sequence[float]) -> str:
@@ -157,7 +162,7 @@ FROM files GROUP BY ALL ORDER BY size_bytes DESC, name"""
 _LEVELS: Final = """\
 WITH chosen AS (
     SELECT n_frames, n_bins, values FROM spectrograms
-    WHERE kind = 'log_mel' AND corpus = '{corpus}' AND dt = DATE '{day}' AND n_frames > 0 LIMIT {limit}
+    WHERE kind = 'log_mel' AND corpus = {corpus} AND dt = DATE {day} AND n_frames > 0 LIMIT {limit}
 ),
 powers AS (
     SELECT list_sum(list_transform(values,

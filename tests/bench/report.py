@@ -2,7 +2,8 @@
 
 python -m tests.bench.report [--folder FOLDER] [--segments 1000000] [--nights 60]
 
-In a FOLDER the lake is written once and kept. Tags come ten a segment; spectrograms are short, since only a few hundred are read.
+In a FOLDER the lake is written once and kept. Tags come ten a segment; spectrograms are short, since only a few hundred
+are read.
 """
 
 import argparse

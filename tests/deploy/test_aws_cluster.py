@@ -40,7 +40,9 @@ def test_every_node_is_one_that_ec2_knows(node: str) -> None:
 @pytest.mark.parametrize("node", NODES)
 def test_disks_are_encrypted_and_credentials_are_the_roles(node: str) -> None:
     config = NODES[node]["node_config"]
-    assert config["IamInstanceProfile"]["Arn"].endswith("instance-profile/phonolake-writer")
+    assert config["IamInstanceProfile"]["Arn"].endswith(
+        "instance-profile/phonolake-head" if node == CLUSTER["head_node_type"] else "instance-profile/phonolake-writer"
+    )
     assert config["MetadataOptions"]["HttpTokens"] == "required"
     assert all(disk["Ebs"]["Encrypted"] for disk in config["BlockDeviceMappings"])
 
@@ -74,5 +76,6 @@ def test_workers_find_the_head_and_the_dashboard_stays_inside() -> None:
 
 def test_workers_add_up_and_outlast_planning() -> None:
     assert CLUSTER["max_workers"] == sum(node["max_workers"] for node in NODES.values())
-    assert all(node["min_workers"] == 0 for node in NODES.values())
+    workers = [node for name, node in NODES.items() if name != CLUSTER["head_node_type"]]
+    assert all(0 < node["min_workers"] <= node["max_workers"] for node in workers)  # a run divides what stands
     assert CLUSTER["idle_timeout_minutes"] >= 30

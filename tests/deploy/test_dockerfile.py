@@ -61,7 +61,7 @@ def test_a_target_runs_as_the_fixed_user_and_takes_over_the_environment_alone(st
 def test_no_build_tool_is_left_in(stages) -> None:
     [run] = values(stages["runtime"], "RUN")
     installed = re.findall(r"apt-get install --yes --no-install-recommends ([^&]+)&&", run)
-    assert [one.split() for one in installed] == [["wget"]]
+    assert [one.split() for one in installed] == [["openssh-client", "rsync", "wget"]]
     assert "python -m pip uninstall --yes pip setuptools wheel" in run
     assert "python -m venv --without-pip /opt/venv" in " ".join(values(stages["builder"], "RUN"))
 
@@ -72,6 +72,7 @@ def test_everything_is_installed_from_the_pins_with_extras_that_exist(stages) ->
         assert "--constraint constraints.txt" in install
     [extras] = [value.partition("=")[2] for value in values(stages["builder"], "ARG")]
     assert set(extras.split(",")) <= PROJECT["optional-dependencies"].keys() - {"dev"}
+    assert {"cluster", "iceberg"} <= set(extras.split(","))  # Ray's dashboard and probes; the warehouse of a recipe
 
 
 def test_what_is_copied_exists_is_sent_to_the_builder_and_is_all_that_the_project_is_built_from(stages) -> None:

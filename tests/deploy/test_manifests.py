@@ -79,6 +79,8 @@ def test_the_three_clusters_are_one() -> None:
     assert job == cron
     assert kind("RayJob")["spec"] == kind("RayCronJob")["spec"]["jobTemplate"]
     standing["workerGroupSpecs"][1]["replicas"] = job["workerGroupSpecs"][1]["replicas"]
+    assert standing["workerGroupSpecs"][0]["minReplicas"] > 0  # it idles between runs, and a run needs a node
+    standing["workerGroupSpecs"][0]["minReplicas"] = job["workerGroupSpecs"][0]["minReplicas"]
     assert job == standing
 
 

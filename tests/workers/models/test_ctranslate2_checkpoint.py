@@ -96,7 +96,7 @@ def test_a_folder_that_lacks_a_file_is_refused_by_its_name(tmp_path, missing):
 
 def test_a_missing_engine_is_refused_with_the_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(ctranslate2_checkpoint.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'phonolake\[ctranslate2\]'"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt '\.\[ctranslate2\]'"):
         check(ctranslate2_folder(tmp_path / "model"))
 
 

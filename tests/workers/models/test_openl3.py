@@ -351,9 +351,9 @@ def test_a_missing_file_is_named_with_where_to_get_it(folder):
 
 def test_a_missing_h5py_is_named_with_its_extra(folder, monkeypatch):
     monkeypatch.setattr(keras_h5.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'phonolake\[hdf5\]'"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt '\.\[hdf5\]'"):
         check_openl3(folder, "embeddings", {})
-    with pytest.raises(ValueError, match=r"pip install 'phonolake\[hdf5\]'"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt '\.\[hdf5\]'"):
         model(folder)
 
 

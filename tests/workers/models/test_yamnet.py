@@ -446,5 +446,5 @@ def test_a_release_without_its_classes_or_h5py_is_refused_with_the_remedy(releas
     with pytest.raises(ValueError, match="has no options, not hop"):
         check(release, "embeddings", {"options": {"hop": 2}})
     monkeypatch.setattr("workers.models.keras_h5.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'phonolake\[hdf5\]'"):
+    with pytest.raises(ValueError, match=r"pip install -c constraints.txt '\.\[hdf5\]'"):
         check(release, "embeddings", {})
