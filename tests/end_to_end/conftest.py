@@ -32,9 +32,9 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return free ports below 45000, whose gRPC twins (port + 10000) are free too."""
+    """Return free ports whose gRPC twins (port + 10000) are free too; both lie below those that systems give away."""
     ports: list[int] = []
-    candidate = 20_000 + os.getpid() % 10_000
+    candidate = 10_000 + os.getpid() % 10_000
     while len(ports) < count:
         candidate += 1
         if all(_is_free(port) for port in (candidate, candidate + 10_000)):

@@ -219,12 +219,13 @@ def asked(sql: str) -> list[dict[str, Any]]:
     return found
 
 
-def iceberg_agrees(catalog: str, expected: Expected) -> None:
+def iceberg_agrees(catalog: str, s3: S3Server, expected: Expected) -> None:
     """Publish twice, as a scheduler may: the Iceberg tables have a snapshot a run, and the lake's rows once."""
     for _ in range(2):
         done = phonolake("publish", LAKE, "--to", "iceberg", "--catalog", catalog, "--namespace", "week")
         assert done.returncode == 0, done.stderr
-    tables = load_catalog("week", uri=catalog)
+    reader = {"s3.endpoint": s3.environment["AWS_ENDPOINT_URL"], "s3.region": s3.environment["AWS_REGION"]}
+    tables = load_catalog("phonolake", uri=catalog, **reader)
     for table in ("recordings", "segments", "spectrograms", "embeddings", "failures"):
         opened = tables.load_table(f"week.{table}")
         assert len(opened.history()) == expected.runs
@@ -292,5 +293,5 @@ def test_after_a_week_of_nights_the_lake_holds_what_was_put_in(week: Week) -> No
     for table, stage in (("spectrograms", "mfcc"), ("embeddings", MODEL)):
         found = asked(f"SELECT uri FROM current_{table} JOIN current_recordings USING (recording_id)")
         assert sorted(row["uri"] for row in found) == sorted(expected.having(stage))
-    iceberg_agrees(f"sqlite:///{week.recipe.parent}/catalog.db", expected)
+    iceberg_agrees(f"sqlite:///{week.recipe.parent}/catalog.db", week.server, expected)
     report_agrees(expected)

@@ -121,7 +121,7 @@ def test_podcasts_have_shows_words_and_licences(podcasts: str) -> None:
     assert {row["podcast"] for row in doubts} == {"The PBX Hour", "Front Desk"}
     lengths = asked(podcasts, "SELECT max(end_seconds - start_seconds) AS longest FROM segments")
     assert lengths[0]["longest"] <= 30
-    catalog = load_catalog("podcasts", uri=f"sqlite:///{podcasts}-catalog.db")
+    catalog = load_catalog("phonolake", uri=f"sqlite:///{podcasts}-catalog.db")
     assert len(catalog.load_table("podcasts.recordings").scan().to_arrow()) == 3
 
 
