@@ -93,7 +93,7 @@ def test_a_lake_in_s3_is_registered_and_read_with_what_the_environment_says(s3: 
     command = ("publish", store.uri, "--to", "iceberg", "--catalog", f"sqlite:///{tmp_path}/c.db")
     done = phonolake(*command, "--namespace", "night")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "run 00001 of corpus prompts: 7 files, 7 rows in 7 tables of night\n"
+    assert done.stdout == "run 00001 of corpus prompts: 8 files, 8 rows in 8 tables of night\n"
     assert phonolake(*command, "--namespace", "night").stdout == "nothing new for the tables of night\n"
     sealed(store, 2)
     made = json.loads(phonolake(*command, "--namespace", "night", "--json").stdout)

@@ -62,7 +62,7 @@ def test_what_is_sealed_and_not_yet_registered_is_registered_once(tmp_path, lake
     sealed(lake, 1)
     fed = feed_warehouse(recipe(tmp_path))
     assert len(fed.facts()["warehouse"]) == len(TABLES)
-    assert fed.text() == "\n  warehouse: run 00001 of corpus prompts: 7 files, 7 rows in 7 tables of night"
+    assert fed.text() == "\n  warehouse: run 00001 of corpus prompts: 8 files, 8 rows in 8 tables of night"
     fed.check()
     assert feed_warehouse(recipe(tmp_path)).text() == "\n  warehouse: nothing new for the tables of night"
 
@@ -83,8 +83,10 @@ def test_what_stands_is_told_where_the_next_is_refused(tmp_path, lake):
 def test_a_command_says_what_it_did_before_it_says_what_the_catalog_refused(tmp_path, lake, capsys, new):
     seal = sealed(lake, 1)
     with pytest.raises(WarehouseError, match="cannot open the catalog"):
-        running._carry(recipe(tmp_path, "sqlite:///away/c.db"), lambda: seal if new else None, "nothing new", False)
+        running._carry(
+            recipe(tmp_path, "sqlite:///away/c.db"), lambda: seal if new else None, "nothing new", False, None
+        )
     assert ("run 00001 of corpus prompts" if new else "corpus prompts: nothing new") in capsys.readouterr().out
     (tmp_path / "away").mkdir()
-    running._carry(recipe(tmp_path, "sqlite:///away/c.db"), lambda: None, "nothing new", False)
-    assert "warehouse: run 00001 of corpus prompts: 7 files" in capsys.readouterr().out
+    running._carry(recipe(tmp_path, "sqlite:///away/c.db"), lambda: None, "nothing new", False, None)
+    assert "warehouse: run 00001 of corpus prompts: 8 files" in capsys.readouterr().out

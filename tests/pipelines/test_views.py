@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 CORPUS = "prompts"
 PLANNED = 1_714_521_600_000_000  # microseconds since 1970
 FILLERS = {pa.string(): "x", pa.list_(pa.float32()): [0.5], pa.bool_(): False}
-STAGES = ["spectrograms/log_mel", "embeddings/yamnet", "transcripts/a/b", "tags/yamnet", "tags/other"]
+STAGES = ["spectrograms/log_mel", "embeddings/yamnet", "transcripts/a/b", "tags/yamnet", "tags/other", "clips/flac"]
 DIALECTS = ["duckdb", "spark", "bigquery", "snowflake", "trino", "postgres"]
 PLAIN = {
     *("Create", "Table", "TableAlias", "With", "CTE", "Select", "From", "Join", "Where", "Group", "Union"),
