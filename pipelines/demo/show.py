@@ -127,6 +127,7 @@ def _next_commands(lake: Path) -> list[str]:
         f'{phonolake} query {lake} "SELECT r.uri, s.start_seconds, t.text FROM transcripts t JOIN segments s '
         'USING (segment_id) JOIN recordings r ON r.recording_id = t.recording_id LIMIT 5"',
         f"{phonolake} failures {lake}",
+        f"{phonolake} report {lake} --out report.html     # one page: figures, pictures, clips to hear",
         f"cp {RECIPE.relative_to(Path.cwd()) if RECIPE.is_relative_to(Path.cwd()) else RECIPE} my-recipe.yaml"
         f"     # point it at your audio, then: {phonolake} plan my-recipe.yaml",
     ]
