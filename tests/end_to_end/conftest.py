@@ -32,9 +32,12 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return free ports whose gRPC twins (port + 10000) are free too; both lie below those that systems give away."""
+    """Return free ports whose gRPC twins (port + 10000) are free too.
+
+    They lie above those of Ray's workers (to 19999), and the twins below those that systems give away (from 32768).
+    """
     ports: list[int] = []
-    candidate = 10_000 + os.getpid() % 10_000
+    candidate = 20_000 + os.getpid() % 2_000
     while len(ports) < count:
         candidate += 1
         if all(_is_free(port) for port in (candidate, candidate + 10_000)):
