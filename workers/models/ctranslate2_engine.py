@@ -121,9 +121,18 @@ def some_windows(audio: ctranslate2.StorageView, rows: Sequence[int]) -> ctransl
     """Return some rows of an encoder's output."""
     if list(rows) == list(range(audio.shape[0])):
         return audio
-    # By way of the CPU: few windows are decoded again, and CTranslate2 takes what it is given to its own device.
-    whole = audio.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32)
-    return ctranslate2.StorageView.from_array(np.ascontiguousarray(np.asarray(whole)[list(rows)]))
+    return ctranslate2.StorageView.from_array(_on_cpu(audio)[list(rows)])
+
+
+def each_window(audio: ctranslate2.StorageView) -> list[ctranslate2.StorageView]:
+    """Return the rows of an encoder's output one by one, copied once for all."""
+    whole = _on_cpu(audio)
+    return [ctranslate2.StorageView.from_array(whole[row : row + 1].copy()) for row in range(len(whole))]
+
+
+def _on_cpu(audio: ctranslate2.StorageView) -> np.ndarray:
+    """Return an encoder's output as an array; CTranslate2 takes what it is given of it back to its own device."""
+    return np.asarray(audio.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32))
 
 
 def _begins(path: Sequence[tuple[int, int]]) -> list[float]:

@@ -9,7 +9,7 @@ import ctranslate2
 import numpy as np
 import tokenizers
 
-from workers.models.ctranslate2_engine import Ctranslate2Engine, Generated, TokenTimes, some_windows
+from workers.models.ctranslate2_engine import Ctranslate2Engine, Generated, TokenTimes, each_window, some_windows
 from workers.models.transcript import WindowText, Word, surest
 from workers.models.whisper_grouping import group_tokens
 from workers.models.whisper_guards import TEMPERATURES
@@ -80,10 +80,10 @@ class Reader:
         known = self._languages(audio, languages)
         prompts = [self._prompt(language, timestamps=True) for language in known]
         generated = self._engine.generate(audio, prompts, TEMPERATURES[0])
-        columns = zip(layouts, packed, generated, known, strict=True)
+        columns = zip(layouts, each_window(audio), packed, generated, known, strict=True)
         return [
-            self._clips(layout, sounds, some_windows(audio, [row]), len(samples), one, language)
-            for row, (layout, samples, one, language) in enumerate(columns)
+            self._clips(layout, sounds, window, len(samples), one, language)
+            for layout, window, samples, one, language in columns
         ]
 
     def _clips(
