@@ -15,7 +15,7 @@ from ray.data.exceptions import SystemException
 from pipelines.accounting import ENDED, FAILED, OVER_BUDGET, attempt_record
 from pipelines.errors import BudgetExceeded, PhonolakeError
 from pipelines.events import ATTEMPT_ENDED, ATTEMPT_STARTED, Event, tell
-from pipelines.graph import Task, pack_tasks, run_graph
+from pipelines.graph import run_graph
 from pipelines.meter import Key
 from pipelines.nodes import measure_cluster
 from pipelines.progress import ProgressDisplay, Tally
@@ -26,6 +26,7 @@ from pipelines.shares import Shares
 from pipelines.sink import LakeSink
 from pipelines.stages import Stage
 from pipelines.store import Store
+from pipelines.tasks import Task, pack_tasks
 from pipelines.watch import NodesLost
 from schemas import layout, records
 from schemas.records import Attempt, Plan

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipelines.errors import StoreError
-from pipelines.graph import decode_settings, recording_of, source_settings
 from pipelines.plan import Delta
+from pipelines.planned_recordings import recording_of
 from pipelines.recipe import Recipe
 from pipelines.report import megabytes
 from pipelines.run import open_lake, plan_delta
 from pipelines.runs import find_runs, load_plan
 from pipelines.stages import stages_of
+from pipelines.worker_settings import decode_settings, source_settings
 from workers.decoded import Ending
 from workers.decoder import Decoder, Failed, Request
 from workers.headerless import RawAudio

@@ -25,7 +25,6 @@ from pipelines.events import (
     tell,
     tell_of,
 )
-from pipelines.graph import pool_kinds
 from pipelines.nodes import measure_cluster
 from pipelines.plan import Delta, find_delta, refuse_missing_texts, write_plan
 from pipelines.publish import publish
@@ -40,6 +39,7 @@ from pipelines.stages import Stage, stages_of
 from pipelines.store import Store
 from pipelines.verdict import decide, load_verdict
 from pipelines.watch import NodesLost
+from pipelines.worker_settings import pool_kinds
 from schemas import layout
 from schemas.records import Plan, Seal, Verdict
 

@@ -19,7 +19,7 @@ GIGABYTE_MONTH, THOUSAND_PUTS = 0.023, 0.005  # dollars, S3 standard
 
 MINUTES = 5  # of a recording, in the mean
 SEGMENT_SECONDS = 10  # of speech, in the mean; a segment has 30 at most
-GPU_BLOCK_SEGMENTS = 256  # pipelines/graph.py, GPU_BATCH_ROWS: what one receipt proves
+GPU_BLOCK_SEGMENTS = 256  # pipelines/worker_settings.py, GPU_BATCH_ROWS: what one receipt proves
 TABLES = 6  # recordings, segments, spectrograms, embeddings, tags, transcripts: a fragment of each in a block
 LOG_MEL_BYTES = 100 * 80 * 4  # a second
 VECTOR_BYTES = 768 * 4  # a segment

@@ -6,13 +6,13 @@ import ray
 
 from pipelines.doctor.check import Check, Checks, failed, ok, tried
 from pipelines.errors import PhonolakeError
-from pipelines.graph import pool_kinds, pool_spec, pools_of
 from pipelines.nodes import measure_cluster
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import REFERENCE
 from pipelines.shares import PoolShare, divide
 from pipelines.stages import Stage, stages_of
 from pipelines.warehouse import check_warehouse
+from pipelines.worker_settings import pool_kinds, pool_spec, pools_of
 from workers.actors import PoolMember, PoolSpec
 from workers.weights import Checkpoint, ModelError, resolve
 

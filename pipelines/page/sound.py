@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import soundfile
 
-from pipelines.graph import recording_of
+from pipelines.planned_recordings import recording_of
 from pipelines.recipe_sections import AudioSection, LimitsSection, SourceSection
 from workers.decode_settings import Channels, DecodeLimits, DecodeSettings
 from workers.decoder import Decoder, Failed, Request

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cluster import connect
-from pipelines.graph import pack_tasks, pool_kinds, run_graph
+from pipelines.graph import run_graph
 from pipelines.nodes import measure_cluster
 from pipelines.parquet import footer, to_parquet
 from pipelines.plan import write_plan
@@ -28,6 +28,8 @@ from pipelines.runs import find_runs
 from pipelines.shares import divide
 from pipelines.sink import LakeSink
 from pipelines.stages import stages_of
+from pipelines.tasks import pack_tasks
+from pipelines.worker_settings import pool_kinds
 from tests.bench.transcribe import chosen_clips
 from tests.real_corpus import repeated
 from workers.tabulate import receipt_rows, tabulate

@@ -6,7 +6,7 @@ import sys
 import pytest
 from manifests import ROOT
 
-from pipelines.graph import GPU_BATCH_ROWS
+from pipelines.worker_settings import GPU_BATCH_ROWS
 from schemas.tables import TABLES
 
 SCRIPT = ROOT / "docs" / "examples" / "sizing.py"

@@ -3,9 +3,9 @@
 import pytest
 
 from pipelines.errors import RecipeError
-from pipelines.graph import block_seconds, clip_stages
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.stages import CODE_VERSIONS, stages_of
+from pipelines.worker_settings import block_seconds, clip_stages
 
 SMALLEST = {
     "corpus": "prompts",

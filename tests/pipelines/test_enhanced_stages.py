@@ -3,9 +3,9 @@
 import pytest
 
 from pipelines.errors import RecipeError
-from pipelines.graph import bytes_per_second, ingest_settings, spectrogram_stages
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.stages import CODE_VERSIONS, enhance_settings, stages_of
+from pipelines.worker_settings import bytes_per_second, ingest_settings, spectrogram_stages
 from workers.weights import resolve
 
 SMALLEST = {

@@ -44,13 +44,14 @@ import pipelines.store
 from pipelines.backends import S3, Disk
 from pipelines.errors import PhonolakeError, RecipeError, StoreError
 from pipelines.gc import collect_garbage
-from pipelines.graph import Task, planned_recordings
 from pipelines.ledger import load_ledger
 from pipelines.nodes import Cluster, Node
+from pipelines.planned_recordings import planned_recordings
 from pipelines.receipts import collect, covered
 from pipelines.runs import find_runs, load_plan, load_seal
 from pipelines.sink import LakeSink
 from pipelines.store import TRIES, Store
+from pipelines.tasks import Task
 from schemas import layout, records
 from schemas.records import Plan
 from tests import faults

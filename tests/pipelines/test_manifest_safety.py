@@ -16,9 +16,9 @@ from pydantic import ValidationError
 
 import pipelines.sources
 from pipelines.errors import RecipeError
-from pipelines.graph import recording_of
 from pipelines.manifest import ENTRIES, read_manifest
 from pipelines.plan import find_delta
+from pipelines.planned_recordings import recording_of
 from pipelines.recipe_sections import SourceSection
 from pipelines.runs import Runs
 from pipelines.sources import LISTING, list_source

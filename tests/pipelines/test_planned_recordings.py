@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.graph import Task, planned_recordings
+from pipelines.planned_recordings import planned_recordings
 from pipelines.store import Store
+from pipelines.tasks import Task
 from schemas import records
 
 

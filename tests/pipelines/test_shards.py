@@ -21,10 +21,10 @@ from hand_made import STAGES
 import pipelines.shards
 import workers.shards
 from pipelines.errors import RecipeError, StoreError
-from pipelines.graph import recording_of
 from pipelines.listing import LISTING
 from pipelines.parquet import to_parquet
 from pipelines.plan import find_delta, with_ids
+from pipelines.planned_recordings import recording_of
 from pipelines.recipe import parse_recipe
 from pipelines.recipe_sections import SourceSection
 from pipelines.run import plan_delta

@@ -3,7 +3,9 @@
 import pytest
 
 from pipelines.errors import RecipeError
-from pipelines.graph import (
+from pipelines.recipe import Recipe, parse_recipe
+from pipelines.stages import stages_of
+from pipelines.worker_settings import (
     MADE_BLOCK_BYTES,
     MODEL_BLOCK_SECONDS,
     bytes_per_second,
@@ -12,8 +14,6 @@ from pipelines.graph import (
     pool_spec,
     pools_of,
 )
-from pipelines.recipe import Recipe, parse_recipe
-from pipelines.stages import stages_of
 
 SMALLEST = {"corpus": "prompts", "source": {"uri": "/prompts/"}, "lake": {"uri": "/lake"}}
 

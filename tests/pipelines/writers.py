@@ -26,7 +26,6 @@ import pyarrow as pa
 import pytest
 from hand_made import CORPUS, STAGES, Row, listing
 
-import pipelines.graph
 import pipelines.ledger
 import pipelines.plan
 import pipelines.publish
@@ -36,17 +35,19 @@ import pipelines.run
 import pipelines.scratch
 import pipelines.seal
 import pipelines.store
+import pipelines.tasks
 import pipelines.verdict
 from pipelines.attempt import State, _claim, survey
 from pipelines.backends import S3, Disk
 from pipelines.errors import PhonolakeError
 from pipelines.gc import collect_garbage
-from pipelines.graph import Task, pack_tasks, planned_recordings
+from pipelines.planned_recordings import planned_recordings
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.runs import read_table
 from pipelines.sink import LakeSink
 from pipelines.stages import Stage
 from pipelines.store import Store
+from pipelines.tasks import Task, pack_tasks
 from pipelines.verify import verify
 from schemas import layout, wire
 from schemas.failures import TRANSIENT
@@ -658,7 +659,7 @@ def _without_ray(patches: pytest.MonkeyPatch, world: World, numbers: random.Rand
         (pipelines.receipts, "READERS", 1),
         (pipelines.ledger, "READERS", 1),
         (pipelines.plan, "UNIT_ROWS", 1),
-        (pipelines.graph, "TASK_ROWS", 3),
+        (pipelines.tasks, "TASK_ROWS", 3),
         (pipelines.store, "FIRST_PAUSE_SECONDS", 0.0),
         (uuid, "uuid4", lambda: uuid.UUID(int=numbers.getrandbits(128), version=4)),
     ):

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.graph import TASK_BYTES, TASK_ROWS, TASKS_PER_CORE, Task, pack_tasks
+from pipelines.tasks import TASK_BYTES, TASK_ROWS, TASKS_PER_CORE, Task, pack_tasks
 from schemas.records import Plan
 
 UNIT = st.tuples(st.integers(1, 256), st.integers(0, 16 << 20))
