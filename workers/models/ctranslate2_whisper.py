@@ -7,24 +7,21 @@ sampled repeats where a new process decodes the same windows in the same order, 
 tells.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, Self
 
 import tokenizers
 
-from workers.models.batching import Budget, run_batched
+from workers.models.batching import Budget
 from workers.models.ctranslate2_checkpoint import Ctranslate2Checkpoint
 from workers.models.ctranslate2_engine import Ctranslate2Engine
 from workers.models.ctranslate2_reading import Reader, Rules
 from workers.models.model import Clip, Loading, ModelStage
-from workers.models.transcript import Transcript, WindowText, transcript_row
+from workers.models.transcript import Transcript, transcript_row
+from workers.models.whisper_batches import in_batches, packed
 from workers.models.whisper_features import SAMPLE_RATE, WINDOW_SAMPLES
-from workers.models.whisper_packing import Layout, lay_out
 from workers.models.whisper_tokens import Tokens
-from workers.models.whisper_windows import Window, cut, telling, together, transcripts, with_languages
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+from workers.models.whisper_windows import cut, telling, transcripts, with_languages
 
 
 class Ctranslate2WhisperModel:
@@ -69,35 +66,17 @@ class Ctranslate2WhisperModel:
         windows = cut(clips, self._language)
         if self._language is None and self._rules.identify == "recording":
             told = telling(windows)
-            windows = with_languages(windows, told, self._batched(told, self._reader.probabilities), self._codes)
-        texts = self._packed(windows) if self._rules.pack else {}
+            windows = with_languages(
+                windows, told, in_batches(told, self._budget, self._reader.probabilities), self._codes
+            )
+        texts = packed(windows, self._budget, self._reader.read_packed) if self._rules.pack else {}
         left = [position for position in range(len(windows)) if position not in texts]
-        alone = self._batched([windows[position] for position in left], self._reader.read)
+        alone = in_batches([windows[position] for position in left], self._budget, self._reader.read)
         return transcripts(clips, windows, texts | dict(zip(left, alone, strict=True)))
 
     def rows(self, result: Transcript, stage: ModelStage) -> list[dict[str, Any]]:
         """Return the transcript."""
         return [transcript_row(result)]
-
-    def _packed(self, windows: Sequence[Window]) -> dict[int, WindowText]:
-        """Read clips that share windows; return the texts that look right, by position in `windows`."""
-        sounds = [window.sound for window in windows]
-        layouts = [layout for group in together(windows) for layout in lay_out(sounds, group) if len(layout) > 1]
-
-        def read(some: Sequence[Layout]) -> list[dict[int, WindowText]]:
-            return self._reader.read_packed(some, sounds, [windows[layout[0].clip].language for layout in some])
-
-        found = self._run(layouts, [sum(len(sounds[place.clip].samples) for place in one) for one in layouts], read)
-        return {position: text for texts in found for position, text in texts.items()}
-
-    def _batched(self, windows: Sequence[Window], read: Callable[[list[Window]], list[_Result]]) -> list[_Result]:
-        return self._run(windows, [len(window.sound.samples) for window in windows], read)
-
-    def _run(
-        self, items: Sequence[_Item], lengths: Sequence[int], read: Callable[[list[_Item]], list[_Result]]
-    ) -> list[_Result]:
-        """Read items in batches of those of like length: they hold about as many tokens, and end at about one step."""
-        return run_batched(lengths, self._budget, lambda some, _: read([items[one] for one in some]), WINDOW_SAMPLES)
 
 
 def _special_tokens(tokenizer: tokenizers.Tokenizer, languages: Sequence[str], task: str) -> Tokens:

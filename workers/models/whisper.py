@@ -4,28 +4,25 @@ Every 30-s window is decoded on its own, without the text before it: that loses 
 hallucination from one window into the next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer, WhisperForConditionalGeneration
 
-from workers.models.batching import Budget, run_batched
+from workers.models.batching import Budget
 from workers.models.checkpoint_files import refuse_gaps
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.transcript import Transcript, WindowText, transcript_row
+from workers.models.whisper_batches import in_batches, packed
 from workers.models.whisper_decoding import Decoder
 from workers.models.whisper_features import SAMPLE_RATE, WINDOW_SAMPLES
-from workers.models.whisper_packing import Layout, lay_out
 from workers.models.whisper_reading import Reader
 from workers.models.whisper_tokens import refuse_impossible, special_tokens
-from workers.models.whisper_windows import Window, cut, telling, together, transcripts, with_languages
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
+from workers.models.whisper_windows import Window, cut, telling, transcripts, with_languages
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,7 @@ class WhisperModel:
         windows = cut(clips, self._language)
         if self._language is None and self._options.identify == "recording":
             windows = self._with_languages(windows)
-        texts = self._packed(windows) if self._options.pack else {}
+        texts = packed(windows, self._budget, self._reader.read_packed) if self._options.pack else {}
         left = [position for position in range(len(windows)) if position not in texts]
         texts |= dict(zip(left, self._alone([windows[position] for position in left]), strict=True))
         return transcripts(clips, windows, texts)
@@ -131,29 +128,20 @@ class WhisperModel:
         A refused window passes the encoder a second time, whatever number of temperatures it needs.
         """
         guards = self._options.guards
-        texts = self._batched(
+        texts = in_batches(
             windows,
+            self._budget,
             lambda some: self._reader.read([one.sound for one in some], [one.language for one in some], guards),
         )
         failed = [position for position, text in enumerate(texts) if guards and text.doubtful]
-        warmer = self._batched(
+        warmer = in_batches(
             [replace(windows[position], language=texts[position].language) for position in failed],
+            self._budget,
             lambda some: self._reader.read_warmer([one.sound for one in some], [one.language or "en" for one in some]),
         )
         for position, text in zip(failed, warmer, strict=True):
             texts[position] = text
         return texts
-
-    def _packed(self, windows: Sequence[Window]) -> dict[int, WindowText]:
-        """Read clips that share windows; return the texts that look right, by position in `windows`."""
-        sounds = [window.sound for window in windows]
-        layouts = [layout for group in together(windows) for layout in lay_out(sounds, group) if len(layout) > 1]
-
-        def read(some: Sequence[Layout]) -> list[dict[int, WindowText]]:
-            return self._reader.read_packed(some, sounds, [windows[layout[0].clip].language for layout in some])
-
-        found = self._run(layouts, [sum(len(sounds[place.clip].samples) for place in one) for one in layouts], read)
-        return {position: text for texts in found for position, text in texts.items()}
 
     def _with_languages(self, windows: Sequence[Window]) -> list[Window]:
         """Find the language of every recording of which several clips are here.
@@ -162,18 +150,9 @@ class WhisperModel:
         """
         told = telling(windows)
         return with_languages(
-            windows, told, self._batched(told, self._probabilities), list(self._decoder.tokens.languages)
+            windows, told, in_batches(told, self._budget, self._probabilities), list(self._decoder.tokens.languages)
         )
 
     def _probabilities(self, windows: Sequence[Window]) -> list[np.ndarray]:
         audio = self._decoder.encode([window.sound.samples for window in windows])
         return list(self._decoder.languages(audio).double().cpu().numpy())
-
-    def _batched(self, windows: Sequence[Window], read: Callable[[list[Window]], list[_Result]]) -> list[_Result]:
-        return self._run(windows, [len(window.sound.samples) for window in windows], read)
-
-    def _run(
-        self, items: Sequence[_Item], lengths: Sequence[int], read: Callable[[list[_Item]], list[_Result]]
-    ) -> list[_Result]:
-        """Read items in batches of those of like length: they hold about as many tokens, and end at about one step."""
-        return run_batched(lengths, self._budget, lambda some, _: read([items[one] for one in some]), WINDOW_SAMPLES)

@@ -9,8 +9,10 @@ import torch
 from transformers import GenerationConfig, WhisperTimeStampLogitsProcessor
 from whisper_samples import CPU, heard, model, noise, read_clips, silence
 
+from workers.models.batching import Budget
 from workers.models.model import Clip
 from workers.models.whisper import WhisperOptions
+from workers.models.whisper_batches import packed
 from workers.models.whisper_features import SAMPLE_RATE
 from workers.models.whisper_guards import plain, sound_level, sound_span
 from workers.models.whisper_packing import Place, Share, Sound, lay_out, packed_samples, shares, suspicions
@@ -184,13 +186,13 @@ def test_what_looks_wrong_is_read_as_if_it_had_not_been_packed():
 
 
 def test_where_the_language_is_not_known_only_clips_of_one_recording_share_a_window():
-    whisper = model("whisper-base", WhisperOptions(pack=True))
     layouts = []
-    whisper._reader.read_packed = lambda some, sounds, languages: layouts.extend(some) or [{} for _ in some]
-    whisper._alone = lambda windows: []
     clips = [Clip(tone(3).samples, 0.0, recording) for recording in ("a", "b", "a", "b", "", "c")]
-    try:
-        whisper._packed(cut(clips, None))
-    finally:
-        del whisper._reader.read_packed, whisper._alone
+
+    def read(some, sounds, languages):
+        assert languages == [None] * len(some)
+        layouts.extend(some)
+        return [{} for _ in some]
+
+    assert packed(cut(clips, None), Budget(16 * 30 * SAMPLE_RATE), read) == {}
     assert sorted(sorted(place.clip for place in layout) for layout in layouts) == [[0, 2], [1, 3]]
