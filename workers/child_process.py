@@ -1,7 +1,8 @@
-"""The decoder child's process: requests to it through shared memory and a pipe, frames back through another."""
+"""The decoder child's process: what it shares with us, a pipe each way and memory for objects and for samples."""
 
 import fcntl
 import json
+import mmap
 import os
 import select
 import subprocess
@@ -14,6 +15,13 @@ from workers import frames
 
 READ_BYTES: Final = 1 << 20
 _ROOT: Final = Path(__file__).resolve().parents[1]
+
+
+def _memory(what: str, n_bytes: int) -> int:
+    """Return the descriptor of memory to share; it is taken where it is written to."""
+    descriptor = os.memfd_create(f"phonolake-{what}")
+    os.ftruncate(descriptor, n_bytes)
+    return descriptor
 
 
 class ChildDied(Exception):
@@ -34,19 +42,21 @@ class ChildProcess:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self._memory = os.memfd_create("phonolake-requests")
-        os.ftruncate(self._memory, frames.SLOTS * frames.SLOT_BYTES)  # takes memory where it is written to
+        self._objects = _memory("objects", frames.SLOTS * frames.SLOT_BYTES)
+        readable = os.open(f"/proc/self/fd/{self._objects}", os.O_RDONLY)  # the child may not write to it
+        answers = _memory("answers", frames.SLOTS * frames.ANSWER_BYTES)
+        self._answers = mmap.mmap(answers, frames.SLOTS * frames.ANSWER_BYTES, prot=mmap.PROT_READ)
         self._asked = 0
-        readable = os.open(f"/proc/self/fd/{self._memory}", os.O_RDONLY)  # the child may not write to it
         self._process = subprocess.Popen(
-            [*command, str(readable)],
-            pass_fds=[readable],
+            [*command, str(readable), str(answers)],
+            pass_fds=[readable, answers],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # codecs chat there; what matters comes as a frame
             env=environment,
         )
         os.close(readable)
+        os.close(answers)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
@@ -69,17 +79,18 @@ class ChildProcess:
         A slot is used again after as many requests as there are, when the one before it has been answered.
         """
         payload = content if len(content) > frames.SLOT_BYTES else b""
+        header = {**header, "slot": (slot := self._asked % frames.SLOTS)}
         if content and not payload:
-            start = self._asked % frames.SLOTS * frames.SLOT_BYTES
-            os.pwrite(self._memory, content, start)
-            header = {**header, "start": start, "end": start + len(content)}
+            start = slot * frames.SLOT_BYTES
+            os.pwrite(self._objects, content, start)
+            header |= {"start": start, "end": start + len(content)}
         self._asked += 1
         self._outgoing.append(memoryview(frames.pack(frames.REQUEST, header, len(payload))))
         if payload:
             self._outgoing.append(memoryview(payload))
 
     def read_frame(self, timeout_seconds: float) -> frames.Frame:
-        """Return the next frame.
+        """Return the next frame, as SAMPLES where the child says that samples are in the memory.
 
         Raises:
             ChildDied: the child ended before the frame was whole.
@@ -93,9 +104,13 @@ class ChildProcess:
     def _take_frame(self, kind: bytes, header_bytes: int, payload_bytes: int) -> frames.Frame:
         start, end = frames.PREFIX.size + header_bytes, frames.PREFIX.size + header_bytes + payload_bytes
         header = json.loads(self._incoming[frames.PREFIX.size : start]) if header_bytes else {}
-        frame = frames.Frame(kind, header, bytes(memoryview(self._incoming)[start:end]))
+        payload = bytes(memoryview(self._incoming)[start:end])
         del self._incoming[:end]
-        return frame
+        return self._placed(payload) if kind == frames.PLACED else frames.Frame(kind, header, payload)
+
+    def _placed(self, place: bytes) -> frames.Frame:
+        start, end, channels = frames.PLACE.unpack(place)
+        return frames.Frame(frames.SAMPLES, {"channels": channels}, self._answers[start:end])
 
     def _await_bytes(self, wanted: int, timeout_seconds: float) -> None:
         deadline = time.monotonic() + timeout_seconds
@@ -152,7 +167,8 @@ class ChildProcess:
         """End the child now."""
         self._process.kill()
         self._process.wait()
-        os.close(self._memory)
+        os.close(self._objects)
+        self._answers.close()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -14,7 +14,7 @@ import soundfile
 from workers import container
 from workers.container import Container
 from workers.decode_settings import Channels, DecodeLimits, DecodeSettings
-from workers.decoded import AudioInfo, Damage, DecodeError, Ending, FloatBlocks, Sink, check_header
+from workers.decoded import AudioInfo, Block, Blocks, Damage, DecodeError, Ending, Sink, check_header
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
 from workers.libsndfile import open_sound, tells_its_length
@@ -40,7 +40,7 @@ def decode(file: BinaryIO, settings: DecodeSettings, sink: Sink, raw: RawAudio |
     return move(*_open(file, settings, raw), settings, sink)
 
 
-def move(info: AudioInfo, blocks: FloatBlocks, settings: DecodeSettings, sink: Sink) -> Ending:
+def move(info: AudioInfo, blocks: Blocks, settings: DecodeSettings, sink: Sink) -> Ending:
     """Hand an opened recording to `sink`, as `decode` says."""
     pick = _picker(settings.channels, info)
     sink.opened(info)
@@ -50,7 +50,7 @@ def move(info: AudioInfo, blocks: FloatBlocks, settings: DecodeSettings, sink: S
     return Ending(decoded, damage or _missing(info, decoded))
 
 
-def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tuple[AudioInfo, FloatBlocks]:
+def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tuple[AudioInfo, Blocks]:
     head, tag = _head(file)
     if not head and not tag:
         raise DecodeError("empty", "the object has 0 bytes")
@@ -95,7 +95,7 @@ def _head(file: BinaryIO) -> tuple[bytes, int]:
 
 def _second_opinion(
     file: BinaryIO, kind: Container, settings: DecodeSettings, refusal: str
-) -> tuple[AudioInfo, FloatBlocks]:
+) -> tuple[AudioInfo, Blocks]:
     """Let FFmpeg try what libsndfile does not open: it knows more codecs, and forgives more."""
     file.seek(0)
     try:
@@ -104,8 +104,8 @@ def _second_opinion(
         raise DecodeError(error.code, f"{error.message} (libsndfile: {refusal})") from None
 
 
-_Pick = Callable[[np.ndarray], np.ndarray]
-"""Turns a block, shape (n, channels), into what is kept: shape (n,), or (n, channels) where each channel is."""
+_Pick = Callable[[Block], np.ndarray]
+"""Turns a block of n frames into what is kept: shape (n,), or (n, channels) where each channel is."""
 
 
 def _picker(channels: Channels, info: AudioInfo) -> _Pick:
@@ -116,32 +116,30 @@ def _picker(channels: Channels, info: AudioInfo) -> _Pick:
     wanted = 0 if channels == "left" else 1
     if wanted >= info.channels:
         raise DecodeError("no_channel", "it has one channel; audio.channels: right asks for a second")
-    return lambda block: block[:, min(wanted, block.shape[1] - 1)]
+    return lambda block: block[min(wanted, len(block) - 1)]
 
 
-def _mean(block: np.ndarray) -> np.ndarray:
-    count = block.shape[1]
-    if count == 1:
-        return block[:, 0]
-    total = block[:, 0] + block[:, 1]  # numpy's mean over so short an axis takes forty times as long
-    for channel in range(2, count):
-        total += block[:, channel]
-    total *= np.float32(1 / count)
-    mean: np.ndarray = total
-    return mean
+def _mean(block: Block) -> np.ndarray:
+    if len(block) == 1:
+        return block[0]
+    total: np.ndarray = block[0] + block[1]  # numpy's mean over so short an axis takes forty times as long
+    for channel in block[2:]:
+        total += channel
+    total *= np.float32(1 / len(block))
+    return total
 
 
 def _same_channels(count: int) -> _Pick:
-    def pick(block: np.ndarray) -> np.ndarray:
-        if block.shape[1] != count:
-            raise Damage(f"the number of channels changes from {count} to {block.shape[1]}")
-        return block[:, 0] if count == 1 else block
+    def pick(block: Block) -> np.ndarray:
+        if len(block) != count:
+            raise Damage(f"the number of channels changes from {count} to {len(block)}")
+        return block[0] if count == 1 else np.stack(block, axis=1)
 
     return pick
 
 
 def _pump(
-    info: AudioInfo, blocks: FloatBlocks, pick: _Pick, settings: DecodeSettings, sink: Sink
+    info: AudioInfo, blocks: Blocks, pick: _Pick, settings: DecodeSettings, sink: Sink
 ) -> tuple[float, str | None]:
     """Move all audio from `blocks` to `sink`; return decoded seconds and the damage that ended it, if any."""
     resample = resampler(info.sample_rate, settings.sample_rate)
@@ -149,7 +147,7 @@ def _pump(
     try:
         for block in blocks:
             kept = pick(block)
-            frames += len(block)
+            frames += len(block[0])
             _check_block(block, frames, info, settings.limits)
             if waiting is not None:
                 _hand_over(resample(waiting, False), sink)
@@ -161,10 +159,10 @@ def _pump(
     return frames / info.sample_rate, damage
 
 
-def _check_block(block: np.ndarray, frames: int, info: AudioInfo, limits: DecodeLimits) -> None:
+def _check_block(block: Block, frames: int, info: AudioInfo, limits: DecodeLimits) -> None:
     """Raise DecodeError where a limit is passed by a block, `frames` in all, whatever the header said."""
-    if block.shape[1] != info.channels:  # as broadcasts do; the header's own number was checked before
-        check_header(replace(info, channels=block.shape[1]), limits)
+    if len(block) != info.channels:  # as broadcasts do; the header's own number was checked before
+        check_header(replace(info, channels=len(block)), limits)
     if frames > limits.max_seconds * info.sample_rate:
         raise DecodeError("limit_seconds", f"longer than {limits.max_seconds:g} s; raise limits.max_seconds to take it")
     if frames * info.channels * FLOAT32_BYTES > limits.max_decoded_bytes:

@@ -1,6 +1,6 @@
 """What decoding gives: the header's facts, blocks of samples, and how it ended."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -10,8 +10,11 @@ from workers.decode_settings import LOWEST_RATE, DecodeLimits
 
 BLOCK_FRAMES: Final = 1 << 16  # frames a block on the way in: 1.4 s at 48 kHz
 
-FloatBlocks = Iterator[np.ndarray]
-"""Consecutive float32 blocks in [-1, 1), shape (frames, channels), of at most about BLOCK_FRAMES frames."""
+Block = Sequence[np.ndarray]
+"""Some samples of every channel: as many float32 arrays in [-1, 1) as channels, each of shape (frames,)."""
+
+Blocks = Iterator[Block]
+"""Consecutive blocks of at most about BLOCK_FRAMES frames."""
 
 
 @dataclass(frozen=True, slots=True)

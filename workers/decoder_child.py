@@ -27,17 +27,22 @@ OPEN_FILES: Final = 64
 PARENT_CHECK_SECONDS: Final = 5.0
 
 
-class _PipeSink:
-    """Writes what the decoder finds to the parent."""
+class _Sink:
+    """Gives what the decoder finds to the parent."""
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
+    def __init__(self, out: BinaryIO, room: frames.Room) -> None:
+        self._out, self._room = out, room
 
     def opened(self, info: AudioInfo) -> None:
         self._out.write(frames.pack(frames.OPENED, frames.fields_of(info)))
 
     def samples(self, pcm: np.ndarray) -> None:
-        header = {} if pcm.ndim == 1 else {"channels": pcm.shape[1]}
+        channels = 1 if pcm.ndim == 1 else pcm.shape[1]
+        placed = self._room.put(pcm.data, channels)
+        if placed is not None:
+            self._out.write(placed)
+            return
+        header = {} if pcm.ndim == 1 else {"channels": channels}
         self._out.write(frames.pack(frames.SAMPLES, header, pcm.nbytes))
         self._out.write(pcm.data)
 
@@ -54,7 +59,7 @@ def answer(request: frames.Request, settings: DecodeSettings, out: BinaryIO) -> 
     raw = RawAudio(**header["raw"]) if "raw" in header else None
     try:
         with open(header["path"], "rb") if "path" in header else request.payload as file:
-            ending = decode(file, settings, _PipeSink(out), raw)
+            ending = decode(file, settings, _Sink(out, request.room), raw)
         out.write(frames.pack(frames.ENDED, frames.fields_of(ending)))
     except DecodeError as error:
         out.write(frames.pack(frames.FAILED, {"code": error.code, "message": error.message}))
@@ -78,18 +83,21 @@ def _end_with(parent: int) -> None:
 
 
 def requests() -> Iterator[frames.Request]:
-    """Yield what the parent asks, on standard input and in the memory whose descriptor is the last argument."""
+    """Yield what the parent asks, on standard input and in the memory whose descriptors are the last arguments."""
     stream = os.fdopen(0, "rb", buffering=1 << 20)
-    with mmap.mmap(int(sys.argv[-1]), frames.SLOTS * frames.SLOT_BYTES, prot=mmap.PROT_READ) as shared:
-        while (request := frames.read_request(stream, shared)) is not None:
+    with (
+        mmap.mmap(int(sys.argv[-2]), frames.SLOTS * frames.SLOT_BYTES, prot=mmap.PROT_READ) as objects,
+        mmap.mmap(int(sys.argv[-1]), frames.SLOTS * frames.ANSWER_BYTES) as answers,
+    ):
+        while (request := frames.read_request(stream, objects, answers)) is not None:
             yield request
 
 
 def main() -> None:
-    """Answer requests until standard input ends; the last arguments are the parent, the settings, and the memory."""
+    """Answer requests until standard input ends; the last arguments are the parent, the settings, and two memories."""
     _limit_resources()
-    threading.Thread(target=_end_with, args=(int(sys.argv[-3]),), daemon=True).start()
-    settings = read_settings(sys.argv[-2])
+    threading.Thread(target=_end_with, args=(int(sys.argv[-4]),), daemon=True).start()
+    settings = read_settings(sys.argv[-3])
     answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     os.dup2(2, 1)  # whatever a library prints must not get between the frames
     for request in requests():

@@ -17,7 +17,7 @@ from av.stream import Discard
 from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
-from workers.decoded import BLOCK_FRAMES, AudioInfo, Damage, DecodeError, FloatBlocks, check_header
+from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, DecodeError, check_header
 
 _GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3, container.MP3)
 """FFmpeg guesses from the first bit rate; an MP3 that says how long it is goes to libsndfile."""
@@ -26,12 +26,20 @@ _CAF_HEADER: Final = 8  # bytes
 _CAF_CHUNK: Final = struct.Struct(">4sq")
 _CAF_CHUNKS: Final = 64  # at most before the data; a sane file has some
 _OPUS_CELT: Final = 16  # the first of the configurations that are music only (RFC 6716, 3.1)
-_SCALES: Final = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31}
+_SCALES: Final = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+_TYPES: Final[dict[str, type[np.generic]]] = {
+    "u8": np.uint8,
+    "s16": np.int16,
+    "s32": np.int32,
+    "s64": np.int64,
+    "flt": np.float32,
+    "dbl": np.float64,
+}
 
 
 def open_media(
     file: BinaryIO, kind: Container, limits: DecodeLimits, track: int | str, demuxer_options: dict[str, str]
-) -> tuple[AudioInfo, FloatBlocks]:
+) -> tuple[AudioInfo, Blocks]:
     """Open `file` with the demuxer of `kind`; return the facts and the samples of one audio track.
 
     Raises:
@@ -163,44 +171,56 @@ def _decoder(stream: "av.AudioStream", first: "av.Packet") -> "Callable[[av.Pack
     return lambda packet: reference.decode(packet if packet.size else None)
 
 
-def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> FloatBlocks:
+def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> Blocks:
     """Yield blocks of about BLOCK_FRAMES; a change of rate within the stream ends it as damage.
 
     Frames are gathered by FFmpeg's own queue: turning each of some thousand samples into an array costs more than
     decoding it.
     """
-    queue, form = av.AudioFifo(), None
+    queue, channels = av.AudioFifo(), 0
     try:
         for frame in frames:
             if frame.sample_rate != sample_rate:
                 raise Damage(f"the sampling rate changes from {sample_rate} to {frame.sample_rate} Hz")
-            if form not in (None, (frame.format.name, frame.layout.name)) or queue.samples >= BLOCK_FRAMES:
+            if frame.layout.nb_channels != channels:
+                yield from _emptied(queue)
+                queue, channels = av.AudioFifo(), frame.layout.nb_channels
+            elif queue.samples >= BLOCK_FRAMES:
+                yield from _emptied(queue)
+            frame.pts = None  # gaps between frames are not filled: times count decoded samples
+            try:
+                queue.write(frame)
+            except ValueError:  # the frame's samples are of another format
                 yield from _emptied(queue)
                 queue = av.AudioFifo()
-            form = (frame.format.name, frame.layout.name)
-            frame.pts = None  # gaps between frames are not filled: times count decoded samples
-            queue.write(frame)
+                queue.write(frame)
     except Damage:
         yield from _emptied(queue)
         raise
     yield from _emptied(queue)
 
 
-def _emptied(queue: "av.AudioFifo") -> FloatBlocks:
+def _emptied(queue: "av.AudioFifo") -> Blocks:
     frame = queue.read(0, partial=True) if queue.samples else None
-    if frame is None:
-        return
-    if frame.format.name.removesuffix("p") == "s64":  # which PyAV makes no array of
-        [frame] = av.AudioResampler(format="dblp").resample(frame)
-    yield _samples(frame)
+    if frame is not None:
+        yield _channels(frame)
 
 
-def _samples(frame: "av.AudioFrame") -> np.ndarray:
-    """Return a frame as float32 in [-1, 1), shape (frames, channels)."""
-    array = frame.to_ndarray()
-    interleaved = array.T if frame.format.is_planar else array.reshape(-1, len(frame.layout.channels))
+def _channels(frame: "av.AudioFrame") -> Block:
+    """Return a frame's samples; what FFmpeg decoded to floats, a plane a channel, is not copied."""
     kind = frame.format.name.removesuffix("p")
-    samples: np.ndarray = interleaved.astype(np.float32, copy=False)
+    planes = [np.frombuffer(plane, _TYPES[kind]) for plane in frame.planes]
+    if frame.format.is_planar:
+        return [_floats(plane[: frame.samples], kind) for plane in planes]
+    channels = frame.layout.nb_channels
+    return list(_floats(planes[0][: frame.samples * channels], kind).reshape(-1, channels).T)
+
+
+def _floats(samples: np.ndarray, kind: str) -> np.ndarray:
+    """Return samples of one of FFmpeg's formats as float32 in [-1, 1)."""
+    if kind == "u8":
+        samples = np.subtract(samples, np.float32(128), dtype=np.float32)
     if kind in _SCALES:
-        samples = (samples - np.float32(128.0 if kind == "u8" else 0.0)) / np.float32(_SCALES[kind])
-    return samples
+        scaled: np.ndarray = np.multiply(samples, np.float32(1 / _SCALES[kind]), dtype=np.float32)
+        return scaled
+    return samples.astype(np.float32, copy=False)

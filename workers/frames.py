@@ -1,4 +1,8 @@
-"""The frames that pass between a worker and its decoder child: a kind, a JSON header and a payload of bytes."""
+"""The frames that pass between a worker and its decoder child: a kind, a JSON header and a payload of bytes.
+
+Objects and samples pass through memory that both share, as far as they fit into a request's slot of it, and frames tell
+where they are; a pipe copies them twice, and in small pieces.
+"""
 
 import io
 import json
@@ -7,13 +11,19 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-REQUEST: Final = b"R"  # header: path, raw, and place in the shared memory, where there are any; payload: else the bytes
+REQUEST: Final = b"R"  # header: slot, and path, raw, and where the bytes are, where there are any; payload: else they
 OPENED: Final = b"O"  # header: AudioInfo
 SAMPLES: Final = b"S"  # header: channels, where there are several; payload: int16 samples, interleaved
+PLACED: Final = b"P"  # payload: a PLACE; the samples are there
 ENDED: Final = b"E"  # header: Ending
 FAILED: Final = b"F"  # header: code, message
 
 PREFIX: Final = struct.Struct("<cIQ")  # kind, header bytes, payload bytes
+PLACE: Final = struct.Struct("<QQI")  # start and end in the memory for answers, channels
+
+SLOTS: Final = 4  # of shared memory, each for one request that waits for the child or is being answered
+SLOT_BYTES: Final = 16 << 20  # for the object; what is longer comes through the pipe
+ANSWER_BYTES: Final = 4 << 20  # for the first samples, two minutes of one channel at 16 kHz
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +37,28 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A REQUEST as the child reads it, its payload as a file."""
+    """A REQUEST as the child reads it, its payload as a file, and where its samples have room."""
 
     header: dict[str, Any]
     payload: io.BytesIO
+    room: "Room"
+
+
+class Room:
+    """One slot of the memory for answers, filled from its start."""
+
+    def __init__(self, memory: mmap.mmap, slot: int) -> None:
+        self._memory = memory
+        self._next, self._end = slot * ANSWER_BYTES, (slot + 1) * ANSWER_BYTES
+
+    def put(self, samples: memoryview, channels: int) -> bytes | None:
+        """Copy samples into the memory and return the frame that tells where they are; None where they do not fit."""
+        start, end = self._next, self._next + samples.nbytes
+        if end > self._end:
+            return None
+        self._memory[start:end] = samples.cast("B")
+        self._next = end
+        return pack(PLACED, {}, PLACE.size) + PLACE.pack(start, end, channels)
 
 
 def fields_of(value: Any) -> dict[str, Any]:
@@ -44,22 +72,22 @@ def pack(kind: bytes, header: dict[str, Any], payload_bytes: int = 0) -> bytes:
     return PREFIX.pack(kind, len(text), payload_bytes) + text
 
 
-SLOTS: Final = 4  # of shared memory, each for the bytes of one object that waits for the child or is being decoded
-SLOT_BYTES: Final = 16 << 20  # what is longer comes through the pipe, which copies it once more and in small pieces
+def read_request(stream: BinaryIO, objects: mmap.mmap, answers: mmap.mmap) -> Request | None:
+    """Read the next request from a blocking stream; None at its end, also when it ends inside a request.
 
-
-def read_request(stream: BinaryIO, shared: mmap.mmap) -> Request | None:
-    """Read the next request from a blocking stream; None at its end, also when it ends inside a request."""
+    `objects` and `answers` are the memory that the parent shares.
+    """
     prefix = stream.read(PREFIX.size)
     if len(prefix) < PREFIX.size:
         return None
     _, header_bytes, payload_bytes = PREFIX.unpack(prefix)
-    header = stream.read(header_bytes) if header_bytes else b""
+    header = stream.read(header_bytes)
     if len(header) < header_bytes:
         return None
-    told = json.loads(header) if header else {}
+    told = json.loads(header)
+    room = Room(answers, told["slot"])
     if "start" in told:
-        return Request(told, io.BytesIO(shared[told["start"] : told["end"]]))
+        return Request(told, io.BytesIO(objects[told["start"] : told["end"]]), room)
     payload = io.BytesIO()
     if payload_bytes:
         payload.seek(payload_bytes - 1)
@@ -67,7 +95,7 @@ def read_request(stream: BinaryIO, shared: mmap.mmap) -> Request | None:
         payload.seek(0)
         if not _fill(stream, payload.getbuffer()):
             return None
-    return Request(told, payload)
+    return Request(told, payload, room)
 
 
 def _fill(stream: BinaryIO, room: memoryview) -> bool:

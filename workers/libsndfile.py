@@ -10,7 +10,7 @@ import soundfile
 from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
-from workers.decoded import BLOCK_FRAMES, AudioInfo, Damage, FloatBlocks, check_header
+from workers.decoded import BLOCK_FRAMES, AudioInfo, Blocks, Damage, check_header
 
 UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
 XING_WITHIN: Final = 4096  # bytes of an MP3's first frame, and more
@@ -22,7 +22,7 @@ _CODECS: Final = {"mpeg_layer_i": "mp1", "mpeg_layer_ii": "mp2", "mpeg_layer_iii
 _CUT_SHORT: Final = re.compile(r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)$", re.MULTILINE)
 
 
-def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[AudioInfo, FloatBlocks]:
+def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[AudioInfo, Blocks]:
     """Open `file` and return its facts and its samples.
 
     Raises:
@@ -84,7 +84,7 @@ def _declared_frames(sound: soundfile.SoundFile) -> int | None:
     return sound.frames * claimed // found if found and claimed < UNKNOWN_LENGTH_BYTES else None
 
 
-def _blocks(sound: soundfile.SoundFile) -> FloatBlocks:
+def _blocks(sound: soundfile.SoundFile) -> Blocks:
     position = 0
     while True:
         room = np.empty((BLOCK_FRAMES, sound.channels), np.float32)
@@ -93,10 +93,10 @@ def _blocks(sound: soundfile.SoundFile) -> FloatBlocks:
         except soundfile.LibsndfileError as error:
             kept = sound.tell() - position  # of this block, too, what came before the damage is good
             if kept > 0:
-                yield room[:kept]
+                yield list(room[:kept].T)
             raise Damage(str(error)) from None
         if len(block):
             position += len(block)
-            yield block
+            yield list(block.T)
         if len(block) < BLOCK_FRAMES:
             return

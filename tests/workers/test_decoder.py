@@ -52,7 +52,7 @@ def misbehave():
 for request in decoder_child.requests():
     if request.payload.getvalue().startswith(b"MISBEHAVE"):
         misbehave()
-    decoder_child.answer(request, decoder_child.read_settings(sys.argv[-2]), answers)
+    decoder_child.answer(request, decoder_child.read_settings(sys.argv[-3]), answers)
 """
 OPENED = (
     'answers.write(frames.pack(frames.OPENED, {"container": "wav", "codec": "pcm", "sample_rate": 8000, "channels": 1,'
