@@ -179,8 +179,10 @@ class TagSection(Section):
 
 
 class TranscriptSection(Section):
-    """One transcriber over every segment; `language` is an ISO 639-1 code, detected where not given.
+    """One transcriber over every segment.
 
+    `language` is a code as the model has it (`en` of Whisper, `eng` of MMS, whose adapter it chooses); Whisper detects
+    it where not given.
     `identify`: whether the language is detected for every segment, or for a recording's segments together.
     `words`: whether words get times. `guards`: whether a doubtful window is decoded again at higher temperatures.
     `pack`: whether clips share one window of the encoder, which costs the same however short a clip is.

@@ -12,6 +12,7 @@ from schemas.wire import ENHANCED
 from workers.enhance import EnhanceSettings
 from workers.enhancers.enhancer import digest_of
 from workers.models.kinds import KINDS, kinds_for
+from workers.models.model import ModelStage
 from workers.segments import SegmentSettings
 from workers.spectrogram_settings import SpectrogramSettings
 from workers.weights import Checkpoint, ModelError, resolve
@@ -83,17 +84,18 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     for table in ("embeddings", "tags", "transcripts"):
         for section in getattr(recipe, table):
             stages.append(_model_stage(table, section, base, recipe.pools.dtype))
+    _check_passes(stages)
     return [_enhanced(stage, recipe) for stage in stages]
 
 
 def _model_stage(table: str, section: Any, base: Stage, dtype: str) -> Stage:
     aligned = section.model == REFERENCE
-    checkpoint = _checkpoint(table, section.align_with if aligned else section.model)
+    settings = section.model_dump()
+    checkpoint = _checkpoint(table, section.align_with if aligned else section.model, settings.get("language"))
     if aligned and checkpoint.kind != "ctc":
         raise RecipeError(
             f"transcripts: align_with is {section.align_with}, a {checkpoint.kind} model; a ctc model aligns"
         )
-    settings = section.model_dump()
     _check_options(table, checkpoint, settings)
     # What is not given stays out of the fingerprint: a key that a later release adds must not recompute old recordings.
     given = section.model_dump(exclude_defaults=True) | ({} if dtype == "auto" else {"dtype": dtype})
@@ -107,6 +109,20 @@ def _check_options(table: str, checkpoint: Checkpoint, settings: dict[str, Any])
         KINDS[checkpoint.kind].check(checkpoint.folder, table, settings)
     except ValueError as error:
         raise RecipeError(f"{table}: {checkpoint.name}: {error}") from None
+
+
+def _check_passes(stages: list[Stage]) -> None:
+    """Refuse stages of one model that cannot share its pass over the audio."""
+    passes: dict[str, tuple[Checkpoint, list[ModelStage]]] = {}
+    for stage in stages:
+        if stage.checkpoint is not None:
+            told = ModelStage(stage.id, stage.table, stage.settings)
+            passes.setdefault(stage.checkpoint.name, (stage.checkpoint, []))[1].append(told)
+    for checkpoint, sharing in passes.values():
+        try:
+            KINDS[checkpoint.kind].check_pass(checkpoint.folder, sharing)
+        except ValueError as error:
+            raise RecipeError(f"{checkpoint.name}: {error}") from None
 
 
 def _enhanced(stage: Stage, recipe: Recipe) -> Stage:
@@ -157,17 +173,17 @@ def spectrogram_settings(section: SpectrogramSection) -> SpectrogramSettings:
     return SpectrogramSettings(**section.model_dump(exclude_none=True))
 
 
-def _checkpoint(table: str, model: str) -> Checkpoint:
-    checkpoint = _resolved(model)
+def _checkpoint(table: str, model: str, language: str | None) -> Checkpoint:
+    checkpoint = _resolved(model, language)
     if checkpoint.kind not in kinds_for(table):
         able = ", ".join(kinds_for(table))
         raise RecipeError(f"{table}: {model} is a {checkpoint.kind} model; {table} come from {able}")
     return checkpoint
 
 
-def _resolved(model: str) -> Checkpoint:
+def _resolved(model: str, language: str | None = None) -> Checkpoint:
     try:
-        return resolve(model)
+        return resolve(model, language)
     except ModelError as error:
         raise RecipeError(str(error)) from None
 

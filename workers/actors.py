@@ -13,7 +13,7 @@ import pyarrow as pa
 import soxr
 
 from workers.models.kinds import KINDS
-from workers.models.model import Clip, Loading, ModelStage
+from workers.models.model import Clip, Loading, ModelStage, told_language
 from workers.results import StageError, append_results, clips, rows_of_segment, rows_that_need, unheard
 from workers.weights import ModelError, resolve
 
@@ -56,7 +56,7 @@ class PoolMember:
         from workers.devices import choose_device, choose_dtype, use_threads
 
         use_threads(spec.threads)
-        checkpoint = resolve(spec.model)
+        checkpoint = resolve(spec.model, told_language(spec.stages))
         if checkpoint.digest != spec.digest:
             raise ModelError(
                 f"model {spec.model} has digest {checkpoint.digest[:16]} on this node and {spec.digest[:16]} where the "

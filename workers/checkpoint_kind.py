@@ -32,11 +32,8 @@ def kind_of(folder: Path) -> str:
         if "suppress_ids_begin" in config and (folder / "model.bin").exists():
             return "ctranslate2_whisper"
         model_type = config.get("model_type")
-        if model_type is not None and not any(folder.glob("*.safetensors")):
-            raise ValueError(
-                f"{folder} holds no .safetensors, the only form of a {model_type}'s weights that is read: convert "
-                "pytorch_model.bin with transformers' save_pretrained"
-            )
+        if model_type is not None:
+            _refuse_missing_weights(folder, model_type)
         if model_type == "whisper":
             return "whisper"
         if model_type in speech_settings.MODEL_TYPES:
@@ -50,3 +47,21 @@ def kind_of(folder: Path) -> str:
         if any(folder.glob(pattern)):
             return kind
     raise ValueError(f"{folder} holds no config.json; supported are {SUPPORTED}")
+
+
+def _refuse_missing_weights(folder: Path, model_type: str) -> None:
+    """Raise where transformers would find no safetensors: one file, or all that the index of a larger one names."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return
+    if not index.exists():
+        raise ValueError(
+            f"{folder} holds no model.safetensors, the only form of a {model_type}'s weights that is read: convert "
+            "pytorch_model.bin with transformers' save_pretrained"
+        )
+    files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    if missing := [file for file in files if not (folder / file).exists()]:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of the {len(files)} files with its weights that {index.name} names, "
+            f"{missing[0]} first; copy or download it again"
+        )

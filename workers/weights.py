@@ -19,11 +19,14 @@ import fsspec
 from filelock import FileLock
 
 from workers.checkpoint_kind import kind_of
+from workers.models.language_adapters import ADAPTER_FILES, adapter_file, is_adapter, languages_of
 from workers.models.openl3_settings import DOWNLOADS, OpenL3Settings
 from workers.models.own import NAME, class_digest, own_class, root_folder
 from workers.packaged import PACKAGED, Packaged, file_digest
 
 REVISION_HEX: Final = 16
+HUB_FILES: Final = ["*.safetensors", "model.bin", "*.json", "*.txt"]
+"""What is fetched: model.bin is CTranslate2's own format; pytorch_model.bin, a pickle, does not match."""
 OPENL3: Final = "openl3"  # a folder of the cache; no package ships its weights
 
 
@@ -55,8 +58,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("PHONOLAKE_CACHE") or Path.home() / ".cache" / "phonolake")
 
 
-def resolve(name: str) -> Checkpoint:
+def resolve(name: str, language: str | None = None) -> Checkpoint:
     """Return the checkpoint that `name` stands for, fetching or converting it once per node.
+
+    Of a checkpoint with adapters of many languages, that of `language` is fetched and is part of the digest; those of
+    others are not.
 
     Raises:
         ModelError: it is not to be had, or is of a kind that nothing here runs.
@@ -68,10 +74,10 @@ def resolve(name: str) -> Checkpoint:
     if name == OPENL3:
         return _local(name, _openl3_folder())
     if "://" in name:
-        return _local(name, _once(f"synced/{_slug(name)}", partial(_sync, name)))
+        return _local(name, _once(f"synced/{_slug(name)}", partial(_sync, name)), language)
     if Path(name).expanduser().is_dir():
-        return _local(name, Path(name).expanduser())
-    return _from_hub(name)
+        return _local(name, Path(name).expanduser(), language)
+    return _from_hub(name, language)
 
 
 def _own(name: str) -> Checkpoint:
@@ -116,24 +122,32 @@ def _package_folder(name: str, packaged: Packaged, package: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def _local(name: str, folder: Path) -> Checkpoint:
-    digest = _folder_digest(folder)
+def _local(name: str, folder: Path, language: str | None = None) -> Checkpoint:
+    digest = _folder_digest(folder, language)
     return Checkpoint(name, _kind(name, folder), folder, digest[:REVISION_HEX], digest)
 
 
-def _from_hub(name: str) -> Checkpoint:
-    from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids only
-
+def _from_hub(name: str, language: str | None) -> Checkpoint:
     try:
-        # model.bin is CTranslate2's own format; pytorch_model.bin, a pickle, does not match and is never fetched.
-        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "model.bin", "*.json", "*.txt"]))
+        folder = _downloaded(name, language)
     except Exception as error:  # the hub's client raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"model {name} is no packaged name ({', '.join(PACKAGED)}), no local folder, and the hub did not give it: "
             f"{type(error).__name__}: {reason}"
         ) from None
-    return Checkpoint(name, _kind(name, folder), folder, folder.name, _folder_digest(folder))
+    return Checkpoint(name, _kind(name, folder), folder, folder.name, _folder_digest(folder, language))
+
+
+def _downloaded(name: str, language: str | None) -> Path:
+    """Return a hub repository's folder, with the adapter of `language` only: facebook/mms-1b-all has 10 GB of them."""
+    from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids only
+
+    folder = Path(snapshot_download(name, allow_patterns=HUB_FILES, ignore_patterns=[ADAPTER_FILES]))
+    wanted = language and adapter_file(language)
+    if wanted and not (folder / wanted).exists() and language in languages_of(folder):
+        snapshot_download(name, revision=folder.name, allow_patterns=[wanted])
+    return folder
 
 
 def _sync(uri: str, destination: Path) -> None:
@@ -165,10 +179,13 @@ def _slug(uri: str) -> str:
     return hashlib.sha256(uri.encode()).hexdigest()[:REVISION_HEX]
 
 
-def _folder_digest(folder: Path) -> str:
-    """Return sha256 over names and contents of the files in `folder`, sorted by name."""
+def _folder_digest(folder: Path, language: str | None = None) -> str:
+    """Return sha256 over names and contents of the files in `folder`, sorted by name, without other languages'."""
+    own = language and adapter_file(language)
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if is_adapter(path.name) and path.name != own:
+            continue
         digest.update(f"{path.relative_to(folder)}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()
 

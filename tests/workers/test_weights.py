@@ -9,6 +9,7 @@ from pathlib import Path
 import fsspec
 import huggingface_hub.constants
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from workers import packaged, weights
 from workers.packaged import PACKAGED
@@ -227,5 +228,77 @@ def test_silero_resolves_to_the_packaged_weights(monkeypatch: pytest.MonkeyPatch
 def test_weights_in_another_form_than_safetensors_are_refused_with_the_remedy(tmp_path):
     folder = whisper_folder(tmp_path / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match=r"pickled holds no \.safetensors.*save_pretrained"):
+    with pytest.raises(ModelError, match=r"pickled holds no model\.safetensors.*save_pretrained"):
         resolve(str(folder))
+    (folder / "adapter.eng.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")  # of a language, not of the model
+    with pytest.raises(ModelError, match=r"pickled holds no model\.safetensors"):
+        resolve(str(folder))
+
+
+def test_weights_in_several_files_are_all_there_or_refused(tmp_path):
+    folder = whisper_folder(tmp_path / "sharded")
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = {"weight_map": {"a": shards[0], "b": shards[1], "c": shards[1]}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").rename(folder / shards[0])
+    with pytest.raises(ModelError, match=rf"sharded lacks 1 of the 2 files .* {shards[1]} first"):
+        resolve(str(folder))
+    (folder / shards[1]).write_bytes((folder / shards[0]).read_bytes())
+    assert resolve(str(folder)).kind == "whisper"
+
+
+def test_a_digest_covers_the_adapter_of_the_language_and_no_others(tmp_path):
+    folder = whisper_folder(tmp_path / "mms")
+    plain = resolve(str(folder)).digest
+    for language in ("eng", "fra"):
+        (folder / f"adapter.{language}.safetensors").write_text(language)
+    english, french = resolve(str(folder), "eng").digest, resolve(str(folder), "fra").digest
+    assert resolve(str(folder)).digest == plain
+    assert len({plain, english, french}) == 3
+    (folder / "adapter.fra.safetensors").write_text("another")
+    assert resolve(str(folder), "eng").digest == english
+    assert resolve(str(folder), "fra").digest != french
+
+
+class Hub:
+    """A repository whose files are fetched into a folder of its commit."""
+
+    def __init__(self, repository, folder):
+        self.repository, self.folder, self.asked = repository, folder, []
+
+    def download(self, name, revision=None, allow_patterns=None, ignore_patterns=None):
+        files = [path.name for path in self.repository.iterdir()]
+        chosen = filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        self.asked.append((revision, sorted(chosen)))
+        self.folder.mkdir(exist_ok=True)
+        for file in self.asked[-1][1]:
+            (self.folder / file).write_bytes((self.repository / file).read_bytes())
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with a model of three languages, two of which have adapters."""
+    repository = whisper_folder(tmp_path / "mms")
+    (repository / "config.json").write_text(json.dumps({"model_type": "wav2vec2", "architectures": ["XForCTC"]}))
+    (repository / "vocab.json").write_text(json.dumps({name: {"a": 0} for name in ("eng", "fra", "tha")}))
+    for file in ("adapter.eng.safetensors", "adapter.fra.safetensors", "adapter.eng.bin", "pytorch_model.bin"):
+        (repository / file).write_text(file)
+    hub = Hub(repository, tmp_path / "0123abcd")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.download)
+    return hub
+
+
+def test_of_many_adapters_on_a_hub_only_that_of_the_language_is_fetched(hub):
+    plain = ["config.json", "model.safetensors", "vocab.json"]
+    found = resolve("facebook/mms-1b-all", "fra")
+    assert hub.asked == [(None, plain), ("0123abcd", ["adapter.fra.safetensors"])]
+    hub.asked.clear()
+    assert resolve("facebook/mms-1b-all", "fra") == found
+    assert hub.asked == [(None, plain)]
+
+
+@pytest.mark.parametrize(("language", "more"), [(None, []), ("en", []), ("*", []), ("tha", [("0123abcd", [])])])
+def test_without_an_adapter_none_is_fetched(hub, language, more):
+    resolve("facebook/mms-1b-all", language)
+    assert hub.asked == [(None, ["config.json", "model.safetensors", "vocab.json"]), *more]

@@ -28,6 +28,16 @@ def read_preprocessor(folder: Path) -> dict[str, Any]:
     raise ValueError(f"{folder} holds no preprocessor_config.json, which says how its audio is prepared")
 
 
+def read_vocabulary(folder: Path) -> dict[str, Any]:
+    """Return vocab.json: labels with their numbers, or such a vocabulary for each of several languages; or nothing."""
+    return _read(folder / "vocab.json") if (folder / "vocab.json").exists() else {}
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Return tokenizer_config.json, or nothing."""
+    return _read(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+
+
 def refuse_gaps(told: dict[str, Any]) -> None:
     """Raise where the weights of a checkpoint are not those of its class; transformers only warns of it.
 

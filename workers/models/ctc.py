@@ -15,7 +15,8 @@ import torch
 from transformers import AutoTokenizer
 
 from workers.models.alignment import AlignedWord, Vocabulary, align
-from workers.models.model import Clip, Loading, ModelStage
+from workers.models.language_adapters import languages_of
+from workers.models.model import Clip, Loading, ModelStage, told_language
 from workers.models.speech import LayerEmbedding
 from workers.models.speech_checkpoint import load_network
 from workers.models.speech_encoder import Reading, SpeechEncoder, valid_frames
@@ -42,7 +43,7 @@ class CtcModel:
         self._guesses = any(_is_guess(stage) for stage in loading.stages)
         self._aligns = any(_is_reference(stage) for stage in loading.stages)
         if self._guesses or self._aligns:
-            self._tokenizer = read_tokenizer(loading.folder)
+            self._tokenizer = read_tokenizer(loading.folder, _adapted(loading))
             self._vocabulary = _vocabulary(self._tokenizer)
         embedded = loading.settings("embeddings")
         self._embedding = None if embedded is None else LayerEmbedding(embedded, encoder)
@@ -57,7 +58,7 @@ class CtcModel:
     @classmethod
     def load(cls, loading: Loading) -> Self:
         """Read the checkpoint: network and head, and the tokenizer where texts are wanted."""
-        network = load_network(loading.folder, "ctc")
+        network = load_network(loading.folder, "ctc", _adapted(loading))
         encoder = SpeechEncoder.load(network.base_model, loading)
         head = network.lm_head.to(loading.device, loading.dtype)
         return cls(encoder, head, loading)
@@ -145,21 +146,30 @@ def _is_guess(stage: ModelStage) -> bool:
     return stage.table == "transcripts" and stage.settings["align_with"] is None
 
 
-def read_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a CTC checkpoint.
+def _adapted(loading: Loading) -> str | None:
+    """Return the language whose adapter and vocabulary are used; None where the checkpoint's own are."""
+    return told_language(loading.stages) if languages_of(loading.folder) else None
+
+
+def read_tokenizer(folder: Path, language: str | None = None) -> Any:
+    """Return the tokenizer of a CTC checkpoint, with the vocabulary of a language where there are several.
 
     Raises:
         ValueError: it has none, or one that cannot say where words begin and end.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    chosen = {} if language is None else {"target_lang": language}
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **chosen)
     if not hasattr(tokenizer, "word_delimiter_token_id"):
         raise ValueError(f"its tokenizer is a {type(tokenizer).__name__}, not a Wav2Vec2CTCTokenizer")
+    if language is not None:
+        tokenizer.set_target_lang(language)  # drops labels that were saved with the vocabulary of another language
     return tokenizer
 
 
 def _vocabulary(tokenizer: Any) -> Vocabulary:
-    labels = {letter: number for letter, number in tokenizer.get_vocab().items() if len(letter) == 1}
-    return Vocabulary(labels, tokenizer.pad_token_id, tokenizer.word_delimiter_token_id)
+    known = tokenizer.get_vocab()
+    labels = {letter: number for letter, number in known.items() if len(letter) == 1}
+    return Vocabulary(labels, tokenizer.pad_token_id, known.get(tokenizer.word_delimiter_token))
 
 
 def _mean(surest: np.ndarray, spoken: np.ndarray, word: dict[str, Any]) -> float:

@@ -4,16 +4,16 @@ A checkpoint's kind is read from its files (workers.weights). Classes are import
 decodes need not wait seconds for torch and transformers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from workers.models import ast_settings, clap_settings, ctranslate2_checkpoint
-from workers.models.checkpoint_files import read_config
-from workers.models.model import Loading, Model
+from workers.models.language_adapters import check_language, languages_of
+from workers.models.model import Loading, Model, ModelStage
 from workers.models.openl3_settings import check_openl3
-from workers.models.speech_settings import check_speaker, check_speech
+from workers.models.speech_settings import check_speaker, check_speech, shared_window_seconds
 from workers.models.vggish_settings import check_vggish
 from workers.models.whisper_tokens import check_settings
 from workers.models.yamnet_settings import check_yamnet
@@ -29,12 +29,14 @@ class Kind:
         load: reads a checkpoint.
         check: raises ValueError where a checkpoint (its folder) cannot fill a table with these settings; reads no
             weights and imports no torch.
+        check_pass: the same of all stages of a model, which share one pass over the audio.
     """
 
     tables: tuple[str, ...]
     work: float
     load: Callable[[Loading], Model]
     check: Callable[[Path, str, dict[str, Any]], None]
+    check_pass: Callable[[Path, Sequence[ModelStage]], None] = lambda folder, stages: None
 
 
 def _yamnet(loading: Loading) -> Model:
@@ -71,10 +73,26 @@ def _check_ctc(folder: Path, table: str, settings: dict[str, Any]) -> None:
             raise ValueError("it has no window to pack clips into; leave `pack` out")
         if settings.get("identify") == "recording":
             raise ValueError("it identifies no language; leave `identify` out")
-        if read_config(folder).get("adapter_attn_dim") and settings["language"] is not None:
-            raise ValueError("its adapters of other languages are not loaded; leave `language` out")
         if not (folder / "vocab.json").exists():
             raise ValueError("it has no vocab.json, which says what its labels stand for")
+        check_language(folder, settings["language"])
+
+
+def _check_ctc_pass(folder: Path, stages: Sequence[ModelStage]) -> None:
+    """Refuse several windows, and several languages where each has an adapter: a pass goes through one."""
+    shared_window_seconds(stages)
+    asked = {stage.settings.get("language") for stage in stages}
+    if len(asked) > 1 and languages_of(folder):
+        told = ", ".join(f"{stage.settings.get('language') or 'none'} for {stage.id}" for stage in stages)
+        raise ValueError(
+            f"its tables share one pass, through the adapter of one language, and the recipe has {told}; give all "
+            "transcripts one `language`, and make embeddings in a recipe of their own, without a language"
+        )
+
+
+def _check_windows(folder: Path, stages: Sequence[ModelStage]) -> None:
+    """Refuse several windows."""
+    shared_window_seconds(stages)
 
 
 def _audio_classifier(loading: Loading) -> Model:
@@ -147,8 +165,8 @@ def _anything(folder: Path, table: str, settings: dict[str, Any]) -> None:
 KINDS: Final[dict[str, Kind]] = {
     "own": Kind(("embeddings", "tags", "transcripts"), 4.0, _own, _anything),
     "speech": Kind(("embeddings",), 15.0, _speech, check_speech),
-    "ctc": Kind(("embeddings", "transcripts"), 15.0, _ctc, _check_ctc),
-    "classifier": Kind(("embeddings", "tags"), 15.0, _audio_classifier, check_speech),
+    "ctc": Kind(("embeddings", "transcripts"), 15.0, _ctc, _check_ctc, _check_ctc_pass),
+    "classifier": Kind(("embeddings", "tags"), 15.0, _audio_classifier, check_speech, _check_windows),
     "xvector": Kind(("embeddings",), 15.0, _xvector, check_speaker),
     "yamnet": Kind(("embeddings", "tags"), 1.0, _yamnet, check_yamnet),
     "openl3": Kind(("embeddings",), 300.0, _openl3, check_openl3),

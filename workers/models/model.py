@@ -32,6 +32,12 @@ class ModelStage:
         return self.id.partition("/")[2]
 
 
+def told_language(stages: Sequence[ModelStage]) -> str | None:
+    """Return the language that a recipe says the stages of a model hear; None where it says none."""
+    told = (stage.settings.get("language") for stage in stages)
+    return next((language for language in told if language is not None), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One segment as a model gets it.

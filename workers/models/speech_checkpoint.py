@@ -20,10 +20,11 @@ CLASSES: Final = {
 UNUSED: Final = ("masked_spec_embed", "objective.weight")  # of training: what is masked, and the loss over speakers
 
 
-def load_network(folder: Path, kind: str) -> Any:
+def load_network(folder: Path, kind: str, language: str | None = None) -> Any:
     """Return the network of a checkpoint folder, float32 on the CPU, in evaluation mode; `.base_model` is its encoder.
 
-    A kind of `speech` takes the encoder out of whatever is stored around it.
+    A kind of `speech` takes the encoder out of whatever is stored around it. With a `language`, its adapter replaces
+    the checkpoint's own (workers.models.language_adapters), and the head has the size of its vocabulary.
 
     Raises:
         OSError: the folder lacks a file.
@@ -46,6 +47,8 @@ def load_network(folder: Path, kind: str) -> Any:
         output_loading_info=True,
     )
     _refuse_chance(network, told)
+    if language is not None:
+        network.load_adapter(language, local_files_only=True, use_safetensors=True)
     return network.eval()
 
 

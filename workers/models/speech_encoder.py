@@ -24,7 +24,7 @@ from workers.devices import send
 from workers.models.batching import Budget, run_batched
 from workers.models.masked_encoder import MaskedEncoder
 from workers.models.model import Loading
-from workers.models.speech_settings import Mix, read_preparation, window_seconds
+from workers.models.speech_settings import Mix, read_preparation, shared_window_seconds
 from workers.models.speech_windows import FrameGrid, Window, windows
 
 VARIANCE_OFFSET = 1e-7  # added before the root, so that silence can be normalised; Wav2Vec2FeatureExtractor
@@ -93,9 +93,7 @@ class SpeechEncoder:
                 stages, which share a pass, ask for different windows.
         """
         prepared = read_preparation(loading.folder)
-        asked = {window_seconds(stage.settings) for stage in loading.stages}
-        if len(asked) != 1:
-            raise ValueError(f"its tables share one pass; give all one max_window_seconds, not {sorted(asked)}")
+        longest = shared_window_seconds(loading.stages)
         rate = int(prepared["sampling_rate"])
         encoder = MaskedEncoder(network)
         network.to(loading.device, loading.dtype)
@@ -105,7 +103,7 @@ class SpeechEncoder:
             loading.dtype,
             rate,
             bool(prepared["do_normalize"]),
-            int(asked.pop() * rate),
+            int(longest * rate),
             Budget(loading.batch_seconds * rate),
         )
 

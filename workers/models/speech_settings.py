@@ -1,10 +1,11 @@
 """What a recipe may ask of a speech encoder, read from its config files alone: no weights, no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from workers.models.checkpoint_files import read_config, read_preprocessor
+from workers.models.model import ModelStage
 
 MODEL_TYPES: Final = (
     "wav2vec2",
@@ -88,6 +89,19 @@ def window_seconds(settings: Mapping[str, Any]) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not low <= seconds <= high:
         raise ValueError(f"{WINDOW_OPTION} is {low:g} to {high:g}, not {seconds}")
     return float(seconds)
+
+
+def shared_window_seconds(stages: Sequence[ModelStage]) -> float:
+    """Return how much of a clip goes through the encoder at once, seconds, for all stages of a model.
+
+    Raises:
+        ValueError: they ask for different windows, while they share one pass; or as window_seconds.
+    """
+    seconds = {window_seconds(stage.settings) for stage in stages}
+    if len(seconds) > 1:
+        told = ", ".join(f"{window_seconds(stage.settings):g} for {stage.id}" for stage in stages)
+        raise ValueError(f"its tables share one pass; give all one {WINDOW_OPTION} in `options`, not {told}")
+    return seconds.pop()
 
 
 def check_speech(folder: Path, table: str, settings: dict[str, Any]) -> None:

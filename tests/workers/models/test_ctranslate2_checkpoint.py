@@ -126,7 +126,7 @@ def test_a_hub_gives_its_weights_and_never_a_pickle(tmp_path, monkeypatch):
     folder = ctranslate2_folder(tmp_path / "0123abcd")
     asked = {}
 
-    def give(name, allow_patterns):
+    def give(name, allow_patterns, ignore_patterns):
         asked[name] = allow_patterns
         return str(folder)
 
