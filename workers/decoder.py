@@ -8,6 +8,7 @@ Plain WAV files need no decoder and no child (workers.plain_wav).
 import json
 import logging
 import os
+import struct
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -164,6 +165,8 @@ class Decoder:
             yield Failed("decoder_crashed", f"the decoding process died on it ({child.obituary()})")
         except ChildSilent:
             yield Failed("decoder_timeout", f"the decoder gave no sign of life for {timeout:.0f} s and was ended")
+        except (ValueError, TypeError, struct.error) as error:  # whoever took it over would answer so
+            yield Failed("decoder_crashed", f"the decoding process gave an answer that none is: {error}")
         logger.warning("decoder child %d ended; the next recording starts another", child.pid)
         self.close()
         for asked in list(unanswered)[1:]:

@@ -176,7 +176,7 @@ def chosen_clips(count: int, folder: Path) -> tuple[Path, dict[str, str]]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=128)
+    parser.add_argument("--clips", type=int, default=251, help="there are 251 with enough words")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pack", action="store_true", help="several clips in one window, in our two rows")
     options = parser.parse_args()

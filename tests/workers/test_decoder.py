@@ -16,11 +16,13 @@ import soundfile
 
 from tests.hearing import Heard
 from workers import decoder as decoding
+from workers import frames
 from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, Ending
 from workers.decoder import Decoder, Failed, Request
 from workers.plain_wav import DECODER, plain_wav
+from workers.samples import to_int16
 
 ROOT = Path(__file__).parents[2]
 CORPUS = ROOT / "pipelines" / "demo" / "corpus"
@@ -138,6 +140,47 @@ def test_what_comes_is_what_decode_gives_with_the_child_or_without(decoder):
         assert group[0] == (replace(sink.info, decoder=DECODER) if plain else sink.info)
         assert group[-1] == ending
         np.testing.assert_array_equal(samples(group), np.concatenate(sink.blocks))
+
+
+@pytest.mark.parametrize("channels", ["mono", "each"])
+def test_samples_are_the_same_through_the_shared_memory_and_through_the_pipe(channels):
+    noise = np.random.default_rng(3).integers(
+        -9000, 9000, (8000 * 300, 2), dtype=np.int16
+    )  # more than a slot has room for
+    assert len(noise) * 2 * 2 > frames.ANSWER_BYTES
+    out = io.BytesIO()
+    soundfile.write(out, noise, 8000, format="FLAC")
+    settings = replace(SETTINGS, sample_rate=8000, channels=channels)
+    decoder = Decoder(settings)
+    try:
+        groups = grouped(decoder.stream(Request(content) for content in [GOOD, out.getvalue(), GOOD] * 2))
+    finally:
+        decoder.close()
+    expected = noise if channels == "each" else to_int16(noise.astype(np.float32).mean(1) / 32768)
+    for group in (groups[1], groups[4]):
+        np.testing.assert_array_equal(samples(group), expected)
+    for number in (2, 3, 5):
+        np.testing.assert_array_equal(samples(groups[number]), samples(groups[0]))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    {
+        "half a sample": "frames.pack(frames.PLACED, {}, frames.PLACE.size) + frames.PLACE.pack(0, 3, 1)",
+        "no channel": "frames.pack(frames.PLACED, {}, frames.PLACE.size) + frames.PLACE.pack(0, 4, 0)",
+        "channels that do not fit": "frames.pack(frames.SAMPLES, {'channels': 3}, 4) + bytes(4)",
+        "a place cut short": "frames.pack(frames.PLACED, {}, 4) + bytes(4)",
+        "no JSON": "frames.PREFIX.pack(frames.ENDED, 4, 0) + b'{{{{'",
+        "fields of nothing": "frames.pack(frames.ENDED, {'seconds': 1})",
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_an_answer_that_none_is_costs_one_recording(misbehaving, answer):
+    decoder = misbehaving(f"answers.write({answer[1]}); answers.flush()")
+    groups = grouped(decoder.stream([Request(GOOD), Request(MARKER), Request(GOOD)]))
+    assert groups[1][-1].code == "decoder_crashed"
+    for group in (groups[0], groups[2]):
+        assert isinstance(group[-1], Ending)
 
 
 def test_many_requests_are_answered_in_their_order(decoder):
