@@ -7,6 +7,7 @@ external references) are refused, and so is every protocol.
 import itertools
 import struct
 from collections.abc import Callable, Iterator
+from operator import methodcaller
 from typing import BinaryIO, Final, NoReturn
 
 import av
@@ -165,7 +166,7 @@ def _decoder(stream: "av.AudioStream", first: "av.Packet") -> "Callable[[av.Pack
     """
     context = stream.codec_context
     if context.codec.canonical_name != "opus" or first.size == 0 or bytes(first)[0] >> 3 >= _OPUS_CELT:
-        return lambda packet: packet.decode()
+        return methodcaller("decode")
     reference = av.CodecContext.create("libopus", "r")
     reference.extradata = context.extradata
     return lambda packet: reference.decode(packet if packet.size else None)
