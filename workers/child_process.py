@@ -18,9 +18,13 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 
 
 def _memory(what: str, n_bytes: int) -> int:
-    """Return the descriptor of memory to share; it is taken where it is written to."""
-    descriptor = os.memfd_create(f"phonolake-{what}")
+    """Return the descriptor of memory to share; it is taken where it is written to.
+
+    It cannot be cut shorter: whoever reads behind the end of such memory dies of SIGBUS.
+    """
+    descriptor = os.memfd_create(f"phonolake-{what}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, n_bytes)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     return descriptor
 
 

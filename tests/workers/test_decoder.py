@@ -60,6 +60,7 @@ OPENED = (
     'answers.write(frames.pack(frames.OPENED, {"container": "wav", "codec": "pcm", "sample_rate": 8000, "channels": 1,'
     ' "declared_seconds": None, "decoder": "test"}) + frames.pack(frames.SAMPLES, {}, 4) + bytes(4)); answers.flush()'
 )
+PLACED = "frames.pack(frames.PLACED, {}, frames.PLACE.size) + frames.PLACE.pack"
 ENDS = {
     "segfault": ("os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
     "exit": ("os._exit(3)", "exit code 3"),
@@ -166,12 +167,13 @@ def test_samples_are_the_same_through_the_shared_memory_and_through_the_pipe(cha
 @pytest.mark.parametrize(
     "answer",
     {
-        "half a sample": "frames.pack(frames.PLACED, {}, frames.PLACE.size) + frames.PLACE.pack(0, 3, 1)",
-        "no channel": "frames.pack(frames.PLACED, {}, frames.PLACE.size) + frames.PLACE.pack(0, 4, 0)",
+        "half a sample": f"{PLACED}(0, 3, 1)",
+        "no channel": f"{PLACED}(0, 4, 0)",
         "channels that do not fit": "frames.pack(frames.SAMPLES, {'channels': 3}, 4) + bytes(4)",
         "a place cut short": "frames.pack(frames.PLACED, {}, 4) + bytes(4)",
         "no JSON": "frames.PREFIX.pack(frames.ENDED, 4, 0) + b'{{{{'",
         "fields of nothing": "frames.pack(frames.ENDED, {'seconds': 1})",
+        "a place behind the end": f"{PLACED}(1, 1 << 40, 1)",
     }.items(),
     ids=lambda item: item[0],
 )
@@ -181,6 +183,24 @@ def test_an_answer_that_none_is_costs_one_recording(misbehaving, answer):
     assert groups[1][-1].code == "decoder_crashed"
     for group in (groups[0], groups[2]):
         assert isinstance(group[-1], Ending)
+
+
+def test_memory_that_the_child_would_cut_short_stays_as_long(misbehaving):
+    """Whoever reads mapped memory behind its file's end dies of SIGBUS: the worker must not."""
+    place = f"{PLACED}(0, 8, 1)"
+    cut = "\n    ".join(
+        (
+            "try:",
+            "    os.ftruncate(int(sys.argv[-1]), 0)",
+            "except PermissionError:",
+            f"    answers.write({place} + frames.pack(frames.FAILED, {{'code': 'unreadable', 'message': 'sealed'}}))",
+            f"else: answers.write({place})",
+            "answers.flush()",
+        )
+    )
+    decoder = misbehaving(cut)
+    groups = grouped(decoder.stream([Request(GOOD), Request(MARKER + b"x")]))
+    assert groups[1][-1].message == "sealed"
 
 
 def test_many_requests_are_answered_in_their_order(decoder):
