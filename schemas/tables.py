@@ -112,7 +112,7 @@ TRANSCRIPTS: Final = pa.schema(
         *KEYS,
         _SEGMENT_ID,
         *_MODEL,
-        _field("language", _STRING, "ISO 639-1 code, detected or set."),
+        _field("language", _STRING, "The model's code of the language, detected or set: `en`, of MMS `eng`."),
         _field("language_probability", _FLOAT32, "The model's probability of `language`; 1 where it knows only one."),
         _required("text", _STRING, "What was said, as the model wrote it."),
         _field("words", pa.list_(WORD), "Word times, where the model gives them."),

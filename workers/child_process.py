@@ -14,6 +14,7 @@ from typing import Any, Final
 from workers import frames
 
 READ_BYTES: Final = 1 << 20
+MOST_FRAME_BYTES: Final = 1 << 30  # the child has no more memory than that
 _ROOT: Final = Path(__file__).resolve().parents[1]
 
 
@@ -99,9 +100,12 @@ class ChildProcess:
         Raises:
             ChildDied: the child ended before the frame was whole.
             ChildSilent: nothing moved for `timeout_seconds`.
+            ValueError: it is none that our child writes; so do struct.error and RecursionError tell.
         """
         self._await_bytes(frames.PREFIX.size, timeout_seconds)
         kind, header_bytes, payload_bytes = frames.PREFIX.unpack_from(self._incoming)
+        if header_bytes + payload_bytes > MOST_FRAME_BYTES:
+            raise ValueError(f"a frame of {header_bytes + payload_bytes} bytes")
         self._await_bytes(frames.PREFIX.size + header_bytes + payload_bytes, timeout_seconds)
         return self._take_frame(kind, header_bytes, payload_bytes)
 
@@ -114,6 +118,8 @@ class ChildProcess:
 
     def _placed(self, place: bytes) -> frames.Frame:
         start, end, channels = frames.PLACE.unpack(place)
+        if not start <= end <= len(self._answers):
+            raise ValueError(f"samples at {start} to {end}, outside its memory")
         return frames.Frame(frames.SAMPLES, {"channels": channels}, self._answers[start:end])
 
     def _await_bytes(self, wanted: int, timeout_seconds: float) -> None:

@@ -8,12 +8,11 @@ Plain WAV files need no decoder and no child (workers.plain_wav).
 import json
 import logging
 import os
-import struct
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -64,6 +63,9 @@ Answer = AudioInfo | np.ndarray | Ending | Failed
 
 Samples have shape (n,), or (n, channels) where each of several channels is kept.
 """
+
+
+_Told = TypeVar("_Told", AudioInfo, Ending, Failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,9 @@ class Decoder:
             yield Failed("decoder_crashed", f"the decoding process died on it ({child.obituary()})")
         except ChildSilent:
             yield Failed("decoder_timeout", f"the decoder gave no sign of life for {timeout:.0f} s and was ended")
-        except (ValueError, TypeError, struct.error) as error:  # whoever took it over would answer so
-            yield Failed("decoder_crashed", f"the decoding process gave an answer that none is: {error}")
+        except Exception as error:  # of reading what the child wrote, whatever that was
+            reason = f"{type(error).__name__}: {error}"
+            yield Failed("decoder_crashed", f"the decoding process gave a malformed answer: {reason}")
         logger.warning("decoder child %d ended; the next recording starts another", child.pid)
         self.close()
         for asked in list(unanswered)[1:]:
@@ -180,7 +183,14 @@ def _answer(frame: frames.Frame) -> Answer:
         channels = frame.header.get("channels", 1)
         return samples if channels == 1 else samples.reshape(-1, channels)
     if frame.kind == frames.OPENED:
-        return AudioInfo(**frame.header)
+        return _checked(AudioInfo(**frame.header))
     if frame.kind == frames.ENDED:
-        return Ending(**frame.header)
-    return Failed(**frame.header)
+        return _checked(Ending(**frame.header))
+    return _checked(Failed(**frame.header))
+
+
+def _checked(told: _Told) -> _Told:
+    for name, kind in get_type_hints(type(told)).items():
+        if not isinstance(value := getattr(told, name), kind):
+            raise TypeError(f"{name} is {value!r}")
+    return told

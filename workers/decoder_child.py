@@ -25,13 +25,14 @@ from workers.headerless import RawAudio
 ADDRESS_SPACE_BYTES: Final = 1 << 30  # three times what decoding any honest file takes
 OPEN_FILES: Final = 64
 PARENT_CHECK_SECONDS: Final = 5.0
+BUFFER_BYTES: Final = 1 << 20
 
 
 class _Sink:
     """Gives what the decoder finds to the parent."""
 
     def __init__(self, out: BinaryIO, room: frames.Room) -> None:
-        self._out, self._room = out, room
+        self._out, self._room, self._untold = out, room, 0
 
     def opened(self, info: AudioInfo) -> None:
         self._out.write(frames.pack(frames.OPENED, frames.fields_of(info)))
@@ -41,6 +42,10 @@ class _Sink:
         placed = self._room.put(pcm.data, channels)
         if placed is not None:
             self._out.write(placed)
+            self._untold += pcm.nbytes
+            if self._untold >= BUFFER_BYTES:  # as often as samples in the pipe would fill its buffer
+                self._out.flush()
+                self._untold = 0
             return
         header = {} if pcm.ndim == 1 else {"channels": channels}
         self._out.write(frames.pack(frames.SAMPLES, header, pcm.nbytes))
@@ -84,7 +89,7 @@ def _end_with(parent: int) -> None:
 
 def requests() -> Iterator[frames.Request]:
     """Yield what the parent asks, on standard input and in the memory whose descriptors are the last arguments."""
-    stream = os.fdopen(0, "rb", buffering=1 << 20)
+    stream = os.fdopen(0, "rb", buffering=BUFFER_BYTES)
     with (
         mmap.mmap(int(sys.argv[-2]), frames.SLOTS * frames.SLOT_BYTES, prot=mmap.PROT_READ) as objects,
         mmap.mmap(int(sys.argv[-1]), frames.SLOTS * frames.ANSWER_BYTES) as answers,
@@ -98,7 +103,7 @@ def main() -> None:
     _limit_resources()
     threading.Thread(target=_end_with, args=(int(sys.argv[-4]),), daemon=True).start()
     settings = read_settings(sys.argv[-3])
-    answers = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    answers = os.fdopen(os.dup(1), "wb", buffering=BUFFER_BYTES)
     os.dup2(2, 1)  # whatever a library prints must not get between the frames
     for request in requests():
         answer(request, settings, answers)

@@ -210,11 +210,12 @@ def _emptied(queue: "av.AudioFifo") -> Blocks:
 def _channels(frame: "av.AudioFrame") -> Block:
     """Return a frame's samples; what FFmpeg decoded to floats, a plane a channel, is not copied."""
     kind = frame.format.name.removesuffix("p")
-    planes = [np.frombuffer(plane, _TYPES[kind]) for plane in frame.planes]
-    if frame.format.is_planar:
-        return [_floats(plane[: frame.samples], kind) for plane in planes]
     channels = frame.layout.nb_channels
-    return list(_floats(planes[0][: frame.samples * channels], kind).reshape(-1, channels).T)
+    if frame.format.is_planar:
+        planes = frame.planes[:channels]  # PyAV counts pointers until one is null; behind eight channels others follow
+        return [_floats(np.frombuffer(plane, _TYPES[kind], frame.samples), kind) for plane in planes]
+    packed = np.frombuffer(frame.planes[0], _TYPES[kind], frame.samples * channels)
+    return list(_floats(packed, kind).reshape(-1, channels).T)
 
 
 def _floats(samples: np.ndarray, kind: str) -> np.ndarray:

@@ -23,7 +23,7 @@ TABLES: Final = ("embeddings", "tags", "transcripts")
 
 def model_checks(recipe: Recipe, *, has_ray: bool) -> Checks:
     """Check every model; loading them takes a cluster."""
-    found = [_resolved(name) for name in _names(recipe)]
+    found = [_resolved(name, language) for name, language in _models(recipe)]
     missing = [one for one in found if isinstance(one, Check)]
     yield from missing
     if missing:
@@ -45,15 +45,19 @@ def _checked_warehouse(recipe: Recipe) -> Check:
     return ok("warehouse", "its catalog is known here; it is not asked")
 
 
-def _names(recipe: Recipe) -> list[str]:
+def _models(recipe: Recipe) -> list[tuple[str, str | None]]:
+    """Return every model that the recipe names, and the language that it is asked for."""
     sections: list[Any] = [section for table in TABLES for section in getattr(recipe, table)]
-    names = [section.align_with if section.model == REFERENCE else section.model for section in sections]
-    return list(dict.fromkeys(names))
+    named = [
+        (section.align_with if section.model == REFERENCE else section.model, getattr(section, "language", None))
+        for section in sections
+    ]
+    return list(dict.fromkeys(named))
 
 
-def _resolved(name: str) -> Checkpoint | Check:
+def _resolved(name: str, language: str | None) -> Checkpoint | Check:
     try:
-        return resolve(name)
+        return resolve(name, language)
     except ModelError as error:
         return failed(f"model {name}", error, DO)
     except Exception as error:  # of whatever store it lies in

@@ -87,11 +87,11 @@ def written(samples, rate=RATE, kind="WAV"):
     return file.getvalue()
 
 
-def muxed(samples, muxer, codec, rate=RATE):
+def muxed(samples, muxer, codec, rate=RATE, layout=None, options=None):
     """Int16 samples as FFmpeg encodes them, so that FFmpeg decodes them."""
-    file, layout = io.BytesIO(), "mono" if samples.ndim == 1 else "stereo"
+    file, layout = io.BytesIO(), layout or ("mono" if samples.ndim == 1 else "stereo")
     with av.open(file, "w", format=muxer) as output:
-        stream = output.add_stream(codec, rate=rate, layout=layout)
+        stream = output.add_stream(codec, rate=rate, layout=layout, options=options or {})
         stream.codec_context.open()
         frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
@@ -136,6 +136,30 @@ def test_the_second_channel_of_one_is_refused_before_anything_is_heard(encode):
     assert caught.value.code == "no_channel"
     assert "audio.channels: right" in caught.value.message
     assert not sink.blocks
+
+
+def test_eight_channels_are_eight():
+    """Behind eight pointers to channels FFmpeg's frame has others, which PyAV 18 takes for more channels."""
+    eight = np.random.default_rng(8).integers(-9000, 9000, (RATE, 8), dtype=np.int16)
+    content = muxed(eight, "ipod", "alac", layout="7.1(wide)")
+    np.testing.assert_array_equal(heard(content, "each")[2], eight)
+    np.testing.assert_array_equal(heard(content, "right")[2], eight[:, 1])
+    assert np.abs(heard(content, "mono")[2] - eight.mean(axis=1)).max() <= 0.6
+
+
+def test_twelve_channels_are_twelve():
+    waves = np.stack(
+        [(channel + 1) * np.sin(np.arange(48_000) * 0.01 * (channel + 1)) for channel in range(12)], axis=1
+    )
+    twelve = (500 * waves).astype(np.int16)
+    content = muxed(twelve, "ogg", "libopus", 48_000, "12 channels", {"mapping_family": "255"})
+    for channels, expected in [("each", twelve), ("mono", twelve.mean(axis=1))]:
+        settings = DecodeSettings(48_000, DecodeLimits(max_seconds=3600, max_channels=12), channels)
+        sink = Heard()
+        decode(io.BytesIO(content), settings, sink)
+        pcm = np.concatenate(sink.blocks)
+        assert pcm.shape == expected.shape
+        np.testing.assert_allclose(pcm.std(axis=0), expected.std(axis=0), rtol=0.05)
 
 
 def test_of_three_channels_the_first_two_are_left_and_right():

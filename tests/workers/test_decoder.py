@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import soundfile
 from tests.hearing import Heard
 from workers import decoder as decoding
 from workers import frames
+from workers.child_process import ChildProcess
 from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, Ending
@@ -144,19 +146,29 @@ def test_what_comes_is_what_decode_gives_with_the_child_or_without(decoder):
 
 
 @pytest.mark.parametrize("channels", ["mono", "each"])
-def test_samples_are_the_same_through_the_shared_memory_and_through_the_pipe(channels):
+def test_samples_are_the_same_through_the_shared_memory_and_through_the_pipe(channels, monkeypatch):
     noise = np.random.default_rng(3).integers(
         -9000, 9000, (8000 * 300, 2), dtype=np.int16
     )  # more than a slot has room for
-    assert len(noise) * 2 * 2 > frames.ANSWER_BYTES
+    assert len(noise) * 2 > frames.ANSWER_BYTES
     out = io.BytesIO()
     soundfile.write(out, noise, 8000, format="FLAC")
     settings = replace(SETTINGS, sample_rate=8000, channels=channels)
     decoder = Decoder(settings)
+    kinds = Counter()
+    take = ChildProcess._take_frame
+
+    def counted(child, kind, *sizes):
+        kinds[kind] += 1
+        return take(child, kind, *sizes)
+
+    monkeypatch.setattr(ChildProcess, "_take_frame", counted)
     try:
         groups = grouped(decoder.stream(Request(content) for content in [GOOD, out.getvalue(), GOOD] * 2))
     finally:
         decoder.close()
+    assert kinds[frames.PLACED] > 10
+    assert kinds[frames.SAMPLES] > 1
     expected = noise if channels == "each" else to_int16(noise.astype(np.float32).mean(1) / 32768)
     for group in (groups[1], groups[4]):
         np.testing.assert_array_equal(samples(group), expected)
@@ -173,11 +185,15 @@ def test_samples_are_the_same_through_the_shared_memory_and_through_the_pipe(cha
         "a place cut short": "frames.pack(frames.PLACED, {}, 4) + bytes(4)",
         "no JSON": "frames.PREFIX.pack(frames.ENDED, 4, 0) + b'{{{{'",
         "fields of nothing": "frames.pack(frames.ENDED, {'seconds': 1})",
-        "a place behind the end": f"{PLACED}(1, 1 << 40, 1)",
+        "a field of another type": "frames.pack(frames.FAILED, {'code': 7, 'message': 'seven'})",
+        "a header that is no object": "frames.PREFIX.pack(frames.SAMPLES, 2, 0) + b'[]'",
+        "a header without end": "frames.PREFIX.pack(frames.ENDED, 100000, 0) + b'[' * 100000",
+        "more than there is memory for": "frames.PREFIX.pack(frames.SAMPLES, 0, 1 << 40)",
+        "a place behind the end": f"{PLACED}(0, 1 << 40, 1)",
     }.items(),
     ids=lambda item: item[0],
 )
-def test_an_answer_that_none_is_costs_one_recording(misbehaving, answer):
+def test_a_malformed_answer_costs_one_recording(misbehaving, answer):
     decoder = misbehaving(f"answers.write({answer[1]}); answers.flush()")
     groups = grouped(decoder.stream([Request(GOOD), Request(MARKER), Request(GOOD)]))
     assert groups[1][-1].code == "decoder_crashed"

@@ -61,7 +61,8 @@ def _refuse_missing_adapter(folder: Path, language: str) -> None:
         there = f"there are those of {_listed(found, language)}" if found else "there is none of any language"
         raise ValueError(
             f"{folder} lacks {file}, the adapter of {language!r}; {there}; add the file (an adapter.{language}.bin is "
-            "to be converted to safetensors), or name another language"
+            "to be converted to safetensors), or name another language; if the folder is a hub's, the hub has no such "
+            "file or was not reached"
         )
 
 
