@@ -167,7 +167,7 @@ def server() -> Iterator[tuple[str, list[Any]]]:
             pass
 
     with HTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
+        thread = threading.Thread(target=lambda: http.serve_forever(poll_interval=0.02))
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}", taken
         http.shutdown()

@@ -93,22 +93,24 @@ def test_every_command_on_the_page_is_one_of_those(lake):
 
 
 def test_the_figures_are_what_the_lake_holds(lake):
-    [totals] = rows(lake, "totals")
+    report = make_report(lake, lake.uri, None, most_clips=6, sound=False)
+    found = {name: answer.rows for name, answer in report.answers.items()}
+    [totals] = found["totals"]
     assert (totals["recordings"], totals["segments"], totals["failed_recordings"]) == (3, 3, 1)
     assert totals["hours"] == pytest.approx((90 + 3 + 7200) / 3600)
-    assert [(row["corpus"], row["recordings"]) for row in rows(lake, "corpora")] == [("pods", 1), ("calls", 2)]
-    nights = [(str(row["night"]), row["corpus"], row["ok"], row["failed"]) for row in rows(lake, "nights")]
+    assert [(row["corpus"], row["recordings"]) for row in found["corpora"]] == [("pods", 1), ("calls", 2)]
+    nights = [(str(row["night"]), row["corpus"], row["ok"], row["failed"]) for row in found["nights"]]
     assert nights == [("2026-03-01", "calls", 1, 1), ("2026-03-02", "pods", 1, 0), ("2026-03-03", "calls", 1, 0)]
-    assert {(row["from_seconds"], row["recordings"]) for row in rows(lake, "durations")} == {(2, 1), (60, 1), (7200, 1)}
-    assert [(row["language"], row["segments"]) for row in rows(lake, "languages")] == [("es", 1), ("en", 1)]
-    assert [(row["label"], row["segments"]) for row in rows(lake, "tags")] == [("Speech", 1)]
-    assert [(row["flag"], row["segments"]) for row in rows(lake, "doubts")] == [("loop", 1)]
-    [failure] = rows(lake, "failures")
+    assert {(row["from_seconds"], row["recordings"]) for row in found["durations"]} == {(2, 1), (60, 1), (7200, 1)}
+    assert [(row["language"], row["segments"]) for row in found["languages"]] == [("es", 1), ("en", 1)]
+    assert [(row["label"], row["segments"]) for row in found["tags"]] == [("Speech", 1)]
+    assert [(row["flag"], row["segments"]) for row in found["doubts"]] == [("loop", 1)]
+    [failure] = found["failures"]
     assert (failure["code"], failure["examples"], failure["may_pass"]) == ("empty", ["/audio/b.wav"], False)
-    assert [(row["stage"], row["seconds"]) for row in rows(lake, "stages")] == [("tags/toy", 90.0), ("ingest", 30.0)]
-    assert [row["seconds"] for row in rows(lake, "runs")] == [30.0, 30.0, 30.0]
-    assert rows(lake, "runs")[0]["core_hours"] == pytest.approx(2 * 20 / 3600)
-    assert {row["name"]: row["rows"] for row in rows(lake, "tables")}["recordings"] == 3
+    assert [(row["stage"], row["seconds"]) for row in found["stages"]] == [("tags/toy", 90.0), ("ingest", 30.0)]
+    assert [row["seconds"] for row in found["runs"]] == [30.0, 30.0, 30.0]
+    assert found["runs"][0]["core_hours"] == pytest.approx(2 * 20 / 3600)
+    assert {row["name"]: row["rows"] for row in found["tables"]}["recordings"] == 3
 
 
 @pytest.mark.parametrize("amplitude", [0.5, 0.02])
