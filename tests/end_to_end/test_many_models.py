@@ -88,12 +88,16 @@ def recipe(folder: Path, corpus: Path, models: Mapping[str, str]) -> Path:
     return write(folder, content)
 
 
-def test_every_model_has_its_rows_of_every_segment(
-    tmp_path: Path, cluster: None, corpus: Path, models: Mapping[str, str]
-) -> None:
-    lake = tmp_path / "lake"
-    done = phonolake("run", recipe(tmp_path, corpus, models))
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory, cluster: None, corpus: Path, models: Mapping[str, str]) -> Path:
+    """A lake that all models together have filled."""
+    folder = tmp_path_factory.mktemp("many")
+    done = phonolake("run", recipe(folder, corpus, models))
     assert done.returncode == 0, done.stderr
+    return folder / "lake"
+
+
+def test_every_model_has_its_rows_of_every_segment(lake: Path) -> None:
     sound(lake)
     segments = CLIPS + len(ODD)
     assert asked(lake, "SELECT count(*) n FROM segments") == [{"n": segments}]
@@ -113,12 +117,7 @@ def test_every_model_has_its_rows_of_every_segment(
     assert asked(lake, odd) == [{"n": 0}]
 
 
-def test_words_and_references_lie_in_their_recordings(
-    tmp_path: Path, cluster: None, corpus: Path, models: Mapping[str, str]
-) -> None:
-    lake, path = tmp_path / "lake", recipe(tmp_path, corpus, models)
-    done = phonolake("run", path, "--set", "embeddings=[]", "--set", "tags=[]", "--set", "enhance=null")
-    assert done.returncode == 0, done.stderr
+def test_words_and_references_lie_in_their_recordings(lake: Path) -> None:
     sql = (
         "SELECT t.model, t.text, r.metadata['text'] said, r.decoded_seconds AS length, t.words, t.flags "
         "FROM transcripts t JOIN recordings r USING (recording_id)"
