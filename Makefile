@@ -12,8 +12,9 @@ demo: $(DEMO_READY) ## run the whole pipeline on the shipped clips with real mod
 	$(BIN)/phonolake demo
 
 ##@ Work on it
-test: $(DEV_READY) ## run every test (make test PYTEST_ARGS="-k decode" for some)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+WORKERS ?= 2
+test: $(DEV_READY) ## run every test, in two processes (make test PYTEST_ARGS="-k decode" for some)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(DEV_READY) ## ruff, mypy --strict, and the import contract
 	$(BIN)/ruff check .

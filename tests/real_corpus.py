@@ -12,6 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from filelock import FileLock
+
 from workers.weights import cache_root
 
 PACKAGES = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-en")
@@ -28,8 +30,10 @@ def english_prompts() -> Path:
     if given:
         return Path(given)
     folder = cache_root() / "corpora" / "asterisk-en"
-    if not folder.exists():
-        _lay_out(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # of two test processes that start together
+        if not folder.exists():
+            _lay_out(folder)
     return folder
 
 

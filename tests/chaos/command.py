@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.chaos.bombs import Bomb
+from tests.end_to_end.conftest import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 BOMB_FOLDER = Path(__file__).resolve().parent / "bomb"
@@ -159,10 +159,12 @@ def joined(folder: Path, also: dict[str, str] | None = None) -> Iterator[Site]:
     """Give a place where commands join one cluster of a node with two cores, which outlives them."""
     with embedded(folder, {"RAY_AUTH_MODE": "disabled", **(also or {})}) as site:
         folder.mkdir(parents=True, exist_ok=True)
-        address = f"127.0.0.1:{_free_port()}"
+        [port] = free_ports(1)
+        address = f"127.0.0.1:{port}"
         command = [
             *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=2"),
-            *("--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}", "--include-dashboard=false"),
+            *("--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false"),
+            *("--min-worker-port=0", "--max-worker-port=0"),  # any; two clusters would try the usual ones in one order
             *("--disable-usage-stats", f"--object-store-memory={512 << 20}"),
             f"--temp-dir={site.also['RAY_TMPDIR']}",
         ]
@@ -174,12 +176,6 @@ def joined(folder: Path, also: dict[str, str] | None = None) -> Iterator[Site]:
         finally:
             site.end_all()
             head.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_start(log: Path) -> None:

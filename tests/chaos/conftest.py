@@ -15,7 +15,7 @@ from tests.end_to_end.conftest import S3Server, serving
 AWS_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_REGION")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The end-to-end tests' S3 server, a second one that leaves this process's environment alone."""
     running = serving(tmp_path_factory.mktemp("s3"))
@@ -30,13 +30,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     os.environ.update(kept)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve shipped clips and eight masters."""
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Commands join one cluster, which is not theirs to kill; its workers know the S3 server."""
     with joined(tmp_path_factory.mktemp("cluster"), s3.environment) as site:
@@ -50,7 +50,7 @@ def alone(tmp_path: Path) -> Iterator[Site]:
         yield site
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undisturbed(cluster: Site, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The lake that one command makes when nobody kills anything."""
     chain = new_chain(cluster, tmp_path_factory.mktemp("undisturbed"), corpus)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ import s3fs
 from workers.stores import s3_store
 
 ACCESS_KEY, SECRET_KEY = "phonolake-test", "phonolake-test-secret"
+MOST_WORKERS = 8
+"""Of pytest-xdist, whose ports are told apart."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,12 @@ def free_ports(count: int) -> list[int]:
     """Return free ports whose gRPC twins (port + 10000) are free too.
 
     They lie above those of Ray's workers (to 19999), and the twins below those that systems give away (from 32768).
+    Workers of pytest-xdist, which look at the same time, look at different ones.
     """
-    ports: list[int] = []
-    candidate = 20_000 + os.getpid() % 2_000
-    while len(ports) < count:
-        candidate += 1
-        if all(_is_free(port) for port in (candidate, candidate + 10_000)):
-            ports.append(candidate)
-    return ports
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 20_000 + os.getpid() % 2_000 // MOST_WORKERS * MOST_WORKERS + worker
+    candidates = (port for port in range(first, 22_768, MOST_WORKERS) if _is_free(port) and _is_free(port + 10_000))
+    return list(islice(candidates, count))
 
 
 def _is_free(port: int) -> bool:
@@ -50,7 +51,7 @@ def _is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A server for all tests, whose credentials stand in the environment."""
     with serving(tmp_path_factory.mktemp("s3")) as server:
@@ -115,7 +116,7 @@ def _await(server: S3Server, log: Path) -> None:
             time.sleep(0.5)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(s3: S3Server) -> Iterator[None]:
     """Embedded Ray, whose workers inherit the S3 server's credentials."""
     from pipelines.run import connect

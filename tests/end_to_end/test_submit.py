@@ -81,7 +81,7 @@ def head() -> Iterator[Head]:
         try:
             for options, agent in zip(starts, agents, strict=True):
                 command = [str(RAY), "start", "--block", "--disable-usage-stats", *options]
-                command += [f"--dashboard-agent-listen-port={agent}"]
+                command += [f"--dashboard-agent-listen-port={agent}", "--min-worker-port=0", "--max-worker-port=0"]
                 started.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
                 await_answer(found)
             yield found
