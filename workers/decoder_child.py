@@ -29,27 +29,29 @@ BUFFER_BYTES: Final = 1 << 20
 
 
 class _Sink:
-    """Gives what the decoder finds to the parent."""
+    """Gives what the decoder finds to the parent; samples that lie one behind the other in the memory are told of once."""
 
     def __init__(self, out: BinaryIO, room: frames.Room) -> None:
-        self._out, self._room, self._untold = out, room, 0
+        self._out, self._room = out, room
 
     def opened(self, info: AudioInfo) -> None:
         self._out.write(frames.pack(frames.OPENED, frames.fields_of(info)))
 
     def samples(self, pcm: np.ndarray) -> None:
         channels = 1 if pcm.ndim == 1 else pcm.shape[1]
-        placed = self._room.put(pcm.data, channels)
-        if placed is not None:
-            self._out.write(placed)
-            self._untold += pcm.nbytes
-            if self._untold >= BUFFER_BYTES:  # as often as samples in the pipe would fill its buffer
+        if self._room.put(pcm.data, channels):
+            if self._room.untold_bytes >= BUFFER_BYTES:  # as often as samples in the pipe would fill its buffer
+                self.tell()
                 self._out.flush()
-                self._untold = 0
             return
+        self.tell()
         header = {} if pcm.ndim == 1 else {"channels": channels}
         self._out.write(frames.pack(frames.SAMPLES, header, pcm.nbytes))
         self._out.write(pcm.data)
+
+    def tell(self) -> None:
+        """Tell of the samples in the memory that were not told of."""
+        self._out.write(self._room.told())
 
 
 def read_settings(text: str) -> DecodeSettings:
@@ -63,8 +65,10 @@ def answer(request: frames.Request, settings: DecodeSettings, out: BinaryIO) -> 
     header = request.header
     raw = RawAudio(**header["raw"]) if "raw" in header else None
     try:
+        sink = _Sink(out, request.room)
         with open(header["path"], "rb") if "path" in header else request.payload as file:
-            ending = decode(file, settings, _Sink(out, request.room), raw)
+            ending = decode(file, settings, sink, raw)
+        sink.tell()
         out.write(frames.pack(frames.ENDED, frames.fields_of(ending)))
     except DecodeError as error:
         out.write(frames.pack(frames.FAILED, {"code": error.code, "message": error.message}))

@@ -49,16 +49,30 @@ class Room:
 
     def __init__(self, memory: mmap.mmap, slot: int) -> None:
         self._memory = memory
-        self._next, self._end = slot * ANSWER_BYTES, (slot + 1) * ANSWER_BYTES
+        self._told = self._next = slot * ANSWER_BYTES
+        self._end = (slot + 1) * ANSWER_BYTES
+        self._channels = 1
 
-    def put(self, samples: memoryview, channels: int) -> bytes | None:
-        """Copy samples into the memory and return the frame that tells where they are; None where they do not fit."""
-        start, end = self._next, self._next + samples.nbytes
+    @property
+    def untold_bytes(self) -> int:
+        """How much lies in the memory that `told` has not told of."""
+        return self._next - self._told
+
+    def put(self, samples: memoryview, channels: int) -> bool:
+        """Copy samples behind those before; False where they do not fit. A recording has `channels` all along."""
+        end = self._next + samples.nbytes
         if end > self._end:
-            return None
-        self._memory[start:end] = samples.cast("B")
-        self._next = end
-        return pack(PLACED, {}, PLACE.size) + PLACE.pack(start, end, channels)
+            return False
+        self._memory[self._next : end] = samples.cast("B")
+        self._next, self._channels = end, channels
+        return True
+
+    def told(self) -> bytes:
+        """Return the frame that tells where samples are that were not told of; nothing where there are none."""
+        start, self._told = self._told, self._next
+        if start == self._next:
+            return b""
+        return pack(PLACED, {}, PLACE.size) + PLACE.pack(start, self._next, self._channels)
 
 
 def fields_of(value: Any) -> dict[str, Any]:

@@ -51,14 +51,18 @@ class Ingester:
 
     def ingest(self, recordings: Iterable[Recording]) -> Iterator[pa.Table]:
         """Yield wire tables of about `block_seconds` of audio each; every recording ends with its closing row."""
+        settings = self._settings
         block = WireBlock(
-            self._settings.decode.sample_rate, self._settings.reference_column, self._settings.segments.max_seconds
+            settings.decode.sample_rate,
+            settings.block_seconds,
+            settings.reference_column,
+            settings.segments.max_seconds,
         )
         decoding: deque[_Decoding] = deque()
         with closing(load_ahead(recordings, self._settings.source)) as loaded:
             for answer in self._decoder.stream(self._requests(loaded, decoding, block)):
                 self._take(answer, decoding, block)
-                if block.seconds >= self._settings.block_seconds:
+                while block.is_full:
                     yield block.take()
         if block.rows:
             yield block.take()

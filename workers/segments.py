@@ -5,6 +5,7 @@ speech, some 20 s more.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -136,6 +137,32 @@ class _Tape:
         self._memory, self._offset = memory, self.start
 
 
+class _Pieces:
+    """The latest part of a long signal as it came in, copied once, when it is read; positions are absolute."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[np.ndarray] = deque()
+        self._start = self.end = 0  # of the pieces
+
+    def append(self, values: np.ndarray) -> None:
+        """Take what nobody will write to any more."""
+        self._pieces.append(values)
+        self.end += len(values)
+
+    def read(self, start: int, end: int) -> np.ndarray:
+        position, found = self._start, []
+        for piece in self._pieces:
+            found.append(piece[max(0, start - position) : max(0, end - position)])
+            position += len(piece)
+            if position >= end:
+                break
+        return np.concatenate(found)
+
+    def forget(self, before: int) -> None:
+        while self._pieces and self._start + len(self._pieces[0]) <= before:
+            self._start += len(self._pieces.popleft())
+
+
 class _Windower:
     """Fixed windows; the last one is shorter, and is left out if the windows before it hold all of it."""
 
@@ -144,16 +171,15 @@ class _Windower:
     def __init__(self, settings: SegmentSettings, sample_rate: int) -> None:
         self._length = round(settings.max_seconds * sample_rate)
         self._hop = round((settings.hop_seconds or settings.max_seconds) * sample_rate)
-        self._tape = _Tape(np.int16)
+        self._tape = _Pieces()
         self._index = 0
 
     def push(self, pcm: np.ndarray) -> list[Segment]:
         check_pcm(pcm)
+        self._tape.append(pcm)
         segments = []
-        for start in range(0, len(pcm), BLOCK):
-            self._tape.append(pcm[start : start + BLOCK])
-            while self.next_start + self._length <= self._tape.end:
-                segments.append(self._cut(self.next_start + self._length))
+        while self.next_start + self._length <= self._tape.end:
+            segments.append(self._cut(self.next_start + self._length))
         return segments
 
     def finish(self) -> list[Segment]:
@@ -166,7 +192,7 @@ class _Windower:
 
     def _cut(self, end: int) -> Segment:
         start = self.next_start
-        segment = Segment(self._index, start, end, self._tape.read(start, end).copy(), None)
+        segment = Segment(self._index, start, end, self._tape.read(start, end), None)
         self._index += 1
         self._tape.forget(self.next_start)
         return segment

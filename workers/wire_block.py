@@ -14,30 +14,46 @@ from workers.recording import Recording
 from workers.segments import Segment
 
 
+_Row = tuple[Recording, Segment | None, dict[str, Any] | None]
+"""A recording with a segment of it, or with its closing row."""
+
+
 class WireBlock:
     """Collects rows until they are worth an Arrow table of schema schemas.wire.WIRE."""
 
-    def __init__(self, sample_rate: int, reference_column: str | None = None, whole_seconds: float = math.inf) -> None:
-        """Take the manifest's column with what is spoken; who is longer than `whole_seconds` is cut, and has none."""
+    def __init__(
+        self,
+        sample_rate: int,
+        block_seconds: float,
+        reference_column: str | None = None,
+        whole_seconds: float = math.inf,
+    ) -> None:
+        """Take how much audio is worth a table, and the manifest's column with what is spoken.
+
+        Who is longer than `whole_seconds` is cut, and has no reference.
+        """
         self._sample_rate = sample_rate
+        self._block_samples = block_seconds * sample_rate
         self._reference_column = reference_column
         self._whole_samples = whole_seconds * sample_rate
-        self._clear()
-
-    def _clear(self) -> None:
-        self.seconds = 0.0
-        self._rows: list[tuple[Recording, Segment | None, dict[str, Any] | None]] = []
+        self._samples = 0
+        self._rows: list[_Row] = []
 
     @property
     def rows(self) -> int:
         """How many rows wait."""
         return len(self._rows)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the rows that wait are worth a table."""
+        return self._samples >= self._block_samples
+
     def add(self, recording: Recording, segments: list[Segment]) -> None:
         """Add segment rows."""
         for segment in segments:
             self._rows.append((recording, segment, None))
-            self.seconds += len(segment.pcm) / self._sample_rate
+            self._samples += len(segment.pcm)
 
     def close(
         self,
@@ -84,8 +100,11 @@ class WireBlock:
         return dict(recording.metadata).get(self._reference_column)
 
     def take(self) -> pa.Table:
-        """Return the rows as a table and start afresh."""
-        rows = self._rows
+        """Return the first rows as a table: as many as are worth one, or all where they are not.
+
+        Many may come at once, and a table has room for 2 GiB of samples.
+        """
+        rows = self._first()
         segments = [segment for _, segment, _ in rows]
         rate = self._sample_rate
         columns = [
@@ -101,12 +120,22 @@ class WireBlock:
             _pcm_column(segments),
             [closing for _, _, closing in rows],
         ]
-        self._clear()
         arrays = [
             values if isinstance(values, pa.Array) else pa.array(values, field.type)
             for values, field in zip(columns, wire.WIRE, strict=True)
         ]
         return pa.Table.from_arrays(arrays, schema=wire.WIRE)
+
+    def _first(self) -> "list[_Row]":
+        """Take the first rows away, up to the one that makes them worth a table."""
+        samples = count = 0
+        while count < len(self._rows) and samples < self._block_samples:
+            segment = self._rows[count][1]
+            samples += len(segment.pcm) if segment else 0
+            count += 1
+        first, self._rows = self._rows[:count], self._rows[count:]
+        self._samples -= samples
+        return first
 
 
 def _pcm_column(segments: list[Segment | None]) -> pa.Array:

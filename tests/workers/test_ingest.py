@@ -30,7 +30,6 @@ SETTINGS = {
     "windows": SegmentSettings("windows", 2.0, hop_seconds=1.0),
     "whole": SegmentSettings("whole", 30.0),
 }
-ANSWER_SECONDS, OVERLAP = 8.2, 2  # a block of the decoder at 8 kHz; each sample is in two windows
 
 
 def settings(by, **changes):
@@ -187,7 +186,7 @@ def test_blocks_are_cut_once_they_hold_their_seconds(demo):
     longest = SETTINGS[by].max_seconds
     seconds = [sum(len(pcm or b"") for pcm in block["pcm"].to_pylist()) / 2 / RATE for block in blocks]
     assert all(length >= 20 for length in seconds[:-1])
-    assert all(length <= 20 + ANSWER_SECONDS * OVERLAP + longest for length in seconds)
+    assert all(length < 20 + longest for length in seconds)  # a table has room for 2 GiB, however much comes at once
 
 
 def test_an_object_larger_than_the_limit_is_refused_unread():
