@@ -7,6 +7,9 @@ that FFmpeg's own probing never chooses a playlist or another format that opens 
 from dataclasses import dataclass
 from typing import Final
 
+from workers.mpeg_frames import is_mpeg_audio_header, starts_adts, starts_mpeg_audio
+from workers.tags import id3_bytes
+
 HEAD_BYTES: Final = 4096  # enough for every signature below and for a codec name in the first Ogg page
 
 
@@ -103,10 +106,22 @@ def by_sync_word(head: bytes) -> Container | None:
         return AC3
     if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS: layer bits are zero
         return AAC_ADTS
-    if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and _is_mpeg_audio_header(head):
+    if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and is_mpeg_audio_header(head):
         return MP3
     if any(_has_packets(head, start, _MPEG_TS_SYNCS) for start in range(1, _MPEG_TS_PACKET)):
         return MPEG_TS  # cut out of a broadcast in the middle of a packet
+    return _by_frames(head)
+
+
+def _by_frames(head: bytes) -> Container | None:
+    """Return the container of a stream that begins in the middle of a frame, or behind zeros."""
+    start = head.find(0xFF)
+    while start >= 0:
+        if starts_adts(head[start:]):
+            return AAC_ADTS
+        if starts_mpeg_audio(head[start:]):
+            return MP3
+        start = head.find(0xFF, start + 1)
     return None
 
 
@@ -115,25 +130,6 @@ def _has_packets(head: bytes, start: int, least: int) -> bool:
     packet = _MPEG_TS_PACKET + (_MPEG_TS_STAMP if start == _MPEG_TS_STAMP else 0)
     syncs = head[start::packet]
     return len(syncs) >= least and set(syncs[: max(least, 3)]) == {0x47}
-
-
-def _is_mpeg_audio_header(head: bytes) -> bool:
-    """Whether 4 bytes are a possible MPEG audio frame header (ISO/IEC 11172-3, 2.4.1.3): no reserved value.
-
-    FF FE is refused: it would be Layer I with a checksum, which nobody has, and is how UTF-16 text starts.
-    """
-    if head[:2] == b"\xff\xfe":
-        return False
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
-    return version != 1 and layer != 0 and bitrate not in (0, 15) and rate != 3
-
-
-def id3_bytes(head: bytes) -> int:
-    """Return how long the ID3v2 tag at the start of `head` is, 0 where there is none."""
-    if head[:3] != b"ID3":
-        return 0
-    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)
 
 
 _OTHERS: Final[dict[bytes, str]] = {

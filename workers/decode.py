@@ -14,17 +14,18 @@ import soundfile
 from workers import container
 from workers.container import Container
 from workers.decode_settings import Channels, DecodeLimits, DecodeSettings
-from workers.decoded import AudioInfo, Block, Blocks, Damage, DecodeError, Ending, Sink, check_header
+from workers.decoded import AudioInfo, Block, Blocks, Damage, DecodeError, Ending, Holes, Sink, check_header
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
 from workers.libsndfile import open_sound, tells_its_length
-from workers.samples import resampler, to_int16
+from workers.samples import all_finite, resampler, to_int16
+from workers.tags import id3_bytes, without_tail
 
 FLOAT32_BYTES: Final = 4
 MOST_TAGS: Final = 4  # ID3v2 tags one behind the other; a sane file has one
-SHORT_BY_SECONDS: Final = 0.5  # a header may round; what is missing beyond this is damage
-SHORT_BY_FRACTION: Final = 0.02
-SHORT_BY_AT_MOST: Final = 5.0  # seconds, of however long a recording
+SHORT_BY_SAMPLES: Final = 0.1  # seconds that may be missing where the header counts samples
+SHORT_BY_ROUNDING: Final = 0.2, 0.1, 0.5  # elsewhere: seconds and a fraction of what is declared, and these seconds
+SHORT_BY_GUESS: Final = 0.02, 5.0  # of long recordings, whose bit rate may be a mean: a fraction, and at most seconds
 
 
 def decode(file: BinaryIO, settings: DecodeSettings, sink: Sink, raw: RawAudio | None = None) -> Ending:
@@ -44,10 +45,11 @@ def move(info: AudioInfo, blocks: Blocks, settings: DecodeSettings, sink: Sink) 
     """Hand an opened recording to `sink`, as `decode` says."""
     pick = _picker(settings.channels, info)
     sink.opened(info)
-    decoded, damage = _pump(info, blocks, pick, settings, sink)
-    if decoded == 0:
-        raise DecodeError("empty", damage or f"the {info.container} decodes to no samples")
-    return Ending(decoded, damage or _missing(info, decoded))
+    outlet = _Outlet(info.sample_rate, settings.sample_rate, sink)
+    decoded, damage = _pump(info, blocks, pick, settings.limits, outlet)
+    if outlet.samples == 0:
+        raise DecodeError("empty", damage or f"the {info.container} decodes to no samples ({decoded:g} s)")
+    return Ending(decoded, damage or _missing(info, decoded) or outlet.damage)
 
 
 def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tuple[AudioInfo, Blocks]:
@@ -64,12 +66,15 @@ def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tup
             "not_audio",
             f"no known audio or video format starts with the bytes {head[:8]!r}" + (f": {other}" if other else ""),
         )
+    if kind in (container.MP3, container.AAC_ADTS):
+        file = without_tail(file)  # FFmpeg would take its pictures for damaged frames
     if not kind.soundfile or (kind is container.MP3 and not _tells_its_length(file)):
         return open_media(file, kind, settings.limits, settings.track, {})
     try:
-        return open_sound(file, kind, settings.limits)
+        info, blocks = open_sound(file, kind, settings.limits)
     except soundfile.LibsndfileError as refusal:
         return _second_opinion(file, kind, settings, refusal.error_string)
+    return info, _read_on(file, kind, settings, info, blocks) if kind in _FRAMED else blocks
 
 
 def _tells_its_length(file: BinaryIO) -> bool:
@@ -85,7 +90,7 @@ def _head(file: BinaryIO) -> tuple[bytes, int]:
     for _ in range(MOST_TAGS):
         file.seek(tags)
         head = file.read(container.HEAD_BYTES)
-        more = container.id3_bytes(head)
+        more = id3_bytes(head)
         if not more:
             break
         tags += more
@@ -102,6 +107,44 @@ def _second_opinion(
         return open_media(file, kind, settings.limits, settings.track, {})
     except DecodeError as error:
         raise DecodeError(error.code, f"{error.message} (libsndfile: {refusal})") from None
+
+
+_FRAMED: Final = (container.FLAC, container.MP3)
+"""libsndfile reads them, and their frames bear a sync word, so that a decoder finds its way behind a damaged place."""
+
+
+def _read_on(file: BinaryIO, kind: Container, settings: DecodeSettings, info: AudioInfo, blocks: Blocks) -> Blocks:
+    """Yield libsndfile's blocks, and where they break off, FFmpeg's: it goes on behind a damaged place."""
+    position = 0
+    try:
+        for block in blocks:
+            position += len(block[0])
+            yield block
+    except Damage as broken:
+        file.seek(0)
+        try:
+            other, more = open_media(file, kind, settings.limits, settings.track, {})
+        except DecodeError:
+            raise broken from None
+        if (other.sample_rate, other.channels) != (info.sample_rate, info.channels):
+            raise
+        found = position
+        for block in _behind(more, position):
+            found += len(block[0])
+            yield block
+        if found == position:
+            raise
+        raise Holes(f"damaged at {position / info.sample_rate:.2f} s: {broken}") from None
+
+
+def _behind(blocks: Blocks, position: int) -> Blocks:
+    """Yield what comes behind the first `position` frames."""
+    passed = 0
+    for block in blocks:
+        skipped = min(len(block[0]), position - passed)
+        passed += skipped
+        if skipped < len(block[0]):
+            yield [channel[skipped:] for channel in block]
 
 
 _Pick = Callable[[Block], np.ndarray]
@@ -138,24 +181,51 @@ def _same_channels(count: int) -> _Pick:
     return pick
 
 
+class _Outlet:
+    """Resamples blocks and hands them to a sink as int16; one waits until it is known whether it is the last."""
+
+    def __init__(self, rate: int, wanted: int, sink: Sink) -> None:
+        self._resample, self._sink = resampler(rate, wanted), sink
+        self._waiting: np.ndarray | None = None
+        self.samples = 0  # handed over
+        self.damage: str | None = None
+
+    def put(self, block: np.ndarray) -> None:
+        """Take the next block."""
+        if self._waiting is not None:
+            self._hand_over(self._resample(self._waiting, False))
+        self._waiting = block
+
+    def finish(self) -> None:
+        """Hand over what is left."""
+        if self._waiting is not None:
+            self._hand_over(self._resample(self._waiting, True))
+
+    def _hand_over(self, samples: np.ndarray) -> None:
+        if not len(samples):
+            return
+        if not all_finite(samples):
+            self.damage = "some of its samples are infinite or no numbers; they are silent here"
+        self.samples += len(samples)
+        self._sink.samples(to_int16(samples))
+
+
 def _pump(
-    info: AudioInfo, blocks: Blocks, pick: _Pick, settings: DecodeSettings, sink: Sink
+    info: AudioInfo, blocks: Blocks, pick: _Pick, limits: DecodeLimits, outlet: _Outlet
 ) -> tuple[float, str | None]:
-    """Move all audio from `blocks` to `sink`; return decoded seconds and the damage that ended it, if any."""
-    resample = resampler(info.sample_rate, settings.sample_rate)
-    frames, damage, waiting = 0, None, None  # a block waits until it is known whether it is the last
+    """Move all audio from `blocks` to `outlet`; return decoded seconds and the damage that ended it, if any."""
+    frames, damage = 0, None
     try:
         for block in blocks:
             kept = pick(block)
             frames += len(block[0])
-            _check_block(block, frames, info, settings.limits)
-            if waiting is not None:
-                _hand_over(resample(waiting, False), sink)
-            waiting = kept
+            _check_block(block, frames, info, limits)
+            outlet.put(kept)
+    except Holes as holes:
+        damage = str(holes)
     except Damage as broken:
         damage = f"damaged after {frames / info.sample_rate:.2f} s: {broken}"
-    if waiting is not None:
-        _hand_over(resample(waiting, True), sink)
+    outlet.finish()
     return frames / info.sample_rate, damage
 
 
@@ -173,16 +243,19 @@ def _check_block(block: Block, frames: int, info: AudioInfo, limits: DecodeLimit
         )
 
 
-def _hand_over(samples: np.ndarray, sink: Sink) -> None:
-    if len(samples):
-        sink.samples(to_int16(samples))
-
-
 def _missing(info: AudioInfo, decoded: float) -> str | None:
-    """Say so when much less decoded than the header declared (headers round, so a little less is no damage)."""
+    """Say so when less decoded than the header declared, and rounding does not explain it."""
     declared = info.declared_seconds
-    if declared is None or declared - decoded <= max(
-        SHORT_BY_SECONDS, min(SHORT_BY_FRACTION * declared, SHORT_BY_AT_MOST)
-    ):
+    if declared is None or declared - decoded <= _rounding(info, declared):
         return None
-    return f"the header declares {declared:.2f} s, {decoded:.2f} s decoded: cut short"
+    why = "cut short" if info.counts_samples else "cut short, or with gaps"
+    return f"the header declares {declared:.2f} s, {decoded:.2f} s decoded: {why}"
+
+
+def _rounding(info: AudioInfo, declared: float) -> float:
+    """Return how many seconds may be missing of a whole recording: codecs count frames, and some headers guess."""
+    if info.counts_samples:
+        return SHORT_BY_SAMPLES
+    seconds, fraction, most = SHORT_BY_ROUNDING
+    guessed, most_guessed = SHORT_BY_GUESS
+    return max(min(seconds + fraction * declared, most), min(guessed * declared, most_guessed))

@@ -19,7 +19,11 @@ Blocks = Iterator[Block]
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a recording is, as far as its header can be believed."""
+    """What a recording is, as far as its header can be believed.
+
+    `declared_seconds` is what the header says of this track, None where it says nothing of it; `counts_samples` tells
+    that this is a number of samples, and not rounded to frames or to milliseconds.
+    """
 
     container: str
     codec: str
@@ -27,6 +31,7 @@ class AudioInfo:
     channels: int
     declared_seconds: float | None
     decoder: str
+    counts_samples: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,10 @@ class DecodeError(Exception):
 
 class Damage(Exception):
     """Decoding broke off after some audio."""
+
+
+class Holes(Damage):
+    """Some audio on the way is missing or wrong; what follows it was decoded."""
 
 
 def check_header(info: AudioInfo, limits: DecodeLimits) -> None:

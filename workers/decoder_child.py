@@ -29,7 +29,7 @@ BUFFER_BYTES: Final = 1 << 20
 
 
 class _Sink:
-    """Gives what the decoder finds to the parent; samples that lie one behind the other in the memory are told of once."""
+    """Gives what the decoder finds to the parent; samples that lie one behind the other are told of together."""
 
     def __init__(self, out: BinaryIO, room: frames.Room) -> None:
         self._out, self._room = out, room

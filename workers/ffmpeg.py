@@ -13,16 +13,20 @@ from typing import BinaryIO, Final, NoReturn
 import av
 import av.error
 import numpy as np
-from av.stream import Discard
+from av.stream import Discard, Disposition
 
 from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
-from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, DecodeError, check_header
+from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, DecodeError, Holes, check_header
 
 _GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3, container.MP3)
 """FFmpeg guesses from the first bit rate; an MP3 that says how long it is goes to libsndfile."""
 
+_LENGTH_OF_ALL: Final = (container.MPEG_TS, container.MPEG_PS)
+"""FFmpeg gives a track that it has not met yet the length of the others."""
+
+_ENDS_WITHIN: Final = 1.0  # seconds: muxers round, and count the last picture or do not
 _CAF_HEADER: Final = 8  # bytes
 _CAF_CHUNK: Final = struct.Struct(">4sq")
 _CAF_CHUNKS: Final = 64  # at most before the data; a sane file has some
@@ -59,15 +63,18 @@ def open_media(
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise DecodeError("unreadable", f"not a readable {kind.name}: {error}") from None
     stream = _chosen_track(source, kind, track)
+    if stream.codec_context is None:
+        raise DecodeError("unreadable", f"the {kind.name} names a codec of its audio track that FFmpeg does not know")
+    shared = _shared_length(source, stream, kind)
     try:
-        first = next(frames := _frames(source, stream), None)
+        first = next(frames := _frames(source, stream, shared), None)
     except Damage as broken:
         raise DecodeError("unreadable", f"no frame of the {kind.name} decodes: {broken}") from None
     if first is None:
         raise DecodeError("empty", f"the audio track of the {kind.name} holds no frames")
-    seconds = _declared_seconds(source, stream)
-    if kind in _GUESSED_LENGTH or demuxer_options:
-        seconds = None
+    seconds = None
+    if kind not in _GUESSED_LENGTH and not demuxer_options and shared is None:
+        seconds = _declared_seconds(source, stream, first)
     info = AudioInfo(
         container=kind.name,
         codec=stream.codec_context.codec.canonical_name,
@@ -97,10 +104,43 @@ def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted
             "no_audio_track",
             f"the {kind.name} holds {len(tracks)} audio tracks ({languages}); audio.track asks for {wanted!r}",
         )
-    for stream in source.streams:
-        if stream is not chosen[0]:
-            stream.discard = Discard.all  # pictures are not even read where the container has an index
     return chosen[0]
+
+
+class _SharedLength:
+    """One length that a container tells for all its tracks, and how far their packets go; in seconds from its start."""
+
+    def __init__(self, declared: float) -> None:
+        self._declared, self._reached = declared, 0.0
+
+    def note(self, packet: "av.Packet") -> None:
+        """Take a packet of any track."""
+        if packet.pts is not None and packet.time_base is not None:
+            self._reached = max(self._reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+
+    def check(self) -> None:
+        """Raise Damage where no track goes to the end."""
+        if self._declared - self._reached > _ENDS_WITHIN:
+            raise Damage(f"the container declares {self._declared:.2f} s and ends at {self._reached:.2f} s: cut short")
+
+
+def _shared_length(
+    source: "av.container.InputContainer", stream: "av.AudioStream", kind: Container
+) -> _SharedLength | None:
+    """Return the length that other tracks may have and this one not; None where the track's own is known.
+
+    Where it is known, the others' packets are not even read, if the container has an index.
+    """
+    others = [one for one in source.streams if one is not stream]
+    if any(map(_has_length, others)) and (stream.duration is None or kind in _LENGTH_OF_ALL):
+        return _SharedLength((source.duration or 0) / av.time_base + max(0, source.start_time or 0) / av.time_base)
+    for other in others:
+        other.discard = Discard.all
+    return None
+
+
+def _has_length(stream: "av.stream.Stream") -> bool:
+    return stream.type in ("audio", "video") and not stream.disposition & Disposition.attached_pic
 
 
 def _caf_excess(file: BinaryIO) -> float:
@@ -120,43 +160,71 @@ def _caf_excess(file: BinaryIO) -> float:
         if name == b"data":
             excess = max(1.0, size / (end - position)) if end > position else 1.0
             break
-        position += max(0, size)
+        position = min(end, position + max(0, size))
     file.seek(0)
     return excess
 
 
-def _declared_seconds(source: "av.container.InputContainer", stream: "av.AudioStream") -> float | None:
+def _declared_seconds(
+    source: "av.container.InputContainer", stream: "av.AudioStream", first: "av.AudioFrame"
+) -> float | None:
+    """Return how long the track is by the header, without the silence that some containers count before `first`."""
     if stream.duration is not None and stream.time_base is not None:
         seconds = float(stream.duration * stream.time_base)
     else:
         seconds = (source.duration or 0) / av.time_base
+    if first.pts is not None and stream.start_time is not None and stream.time_base is not None:
+        before = float(first.pts * first.time_base - stream.start_time * stream.time_base)
+        seconds -= before if 0 < before < seconds else 0
     return seconds if seconds > 0 else None
 
 
-def _frames(source: "av.container.InputContainer", stream: "av.AudioStream") -> "Iterator[av.AudioFrame]":
+def _frames(
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: _SharedLength | None
+) -> "Iterator[av.AudioFrame]":
     """Yield decoded frames; packets that do not decode are passed over, and told of as damage at the end.
 
     What comes before the first good frame does not count: encoders put odd things there.
     """
     stream.thread_type = "NONE"  # one thread: cores belong to the workers around us
-    good = broken = 0
+    good = broken = last_broken = 0
     reason = ""
     decode: Callable[[av.Packet], list[av.AudioFrame]] | None = None
     try:
-        for packet in source.demux(stream):
+        for packet in _packets(source, stream, shared):
             decode = decode or _decoder(stream, packet)
             try:
                 for frame in decode(packet):
                     good += 1
                     yield frame
             except av.error.InvalidDataError as error:
-                broken, reason = broken + 1, str(error)
+                broken, reason, last_broken = broken + 1, str(error), good
                 if not good:
                     broken = 0
     except (av.error.FFmpegError, OSError) as error:
         raise Damage(str(error)) from None
+    if good > last_broken and broken:
+        raise Holes(f"damaged, {broken} packets did not decode: {reason}")
     if broken or (reason and not good):
         raise Damage(f"{max(broken, 1)} packets did not decode: {reason}")
+    if shared is not None:
+        shared.check()
+
+
+def _packets(
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: _SharedLength | None
+) -> "Iterator[av.Packet]":
+    """Yield a track's packets up to the empty one that ends it.
+
+    PyAV is not asked further: where a container makes up tracks as it goes, it does not know how many there are then.
+    """
+    for packet in source.demux(stream) if shared is None else source.demux():
+        if shared is not None:
+            shared.note(packet)
+        if packet.stream is stream:
+            yield packet
+            if packet.size == 0 and packet.dts is None:
+                return
 
 
 def _decoder(stream: "av.AudioStream", first: "av.Packet") -> "Callable[[av.Packet], list[av.AudioFrame]]":

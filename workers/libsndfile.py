@@ -11,6 +11,7 @@ from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Blocks, Damage, check_header
+from workers.tags import id3_bytes
 
 UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
 XING_WITHIN: Final = 4096  # bytes of an MP3's first frame, and more
@@ -38,6 +39,7 @@ def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[A
         channels=sound.channels,
         declared_seconds=frames / sound.samplerate if frames else None,
         decoder=f"libsndfile {soundfile.__libsndfile_version__}",
+        counts_samples=kind is not container.MP3,
     )
     check_header(info, limits)  # before the first block is allocated: it is as wide as the header says
     if sound.frames == 0:  # as a recorder that was switched off leaves it: FFmpeg reads on to the end
@@ -54,7 +56,7 @@ def tells_its_length(file: BinaryIO) -> bool:
     files were joined, it stops there too.
     """
     file.seek(0)
-    start = container.id3_bytes(file.read(container.HEAD_BYTES))
+    start = id3_bytes(file.read(container.HEAD_BYTES))
     file.seek(start)
     head = file.read(XING_WITHIN)
     found = next((at for tag in (b"Xing", b"Info") if (at := head.find(tag)) >= 0), -1)
@@ -94,6 +96,8 @@ def _blocks(sound: soundfile.SoundFile) -> Blocks:
             kept = sound.tell() - position  # of this block, too, what came before the damage is good
             if kept > 0:
                 yield list(room[:kept].T)
+            if position + kept >= sound.frames:
+                return  # it is all here: what follows is a tag that does not belong into a FLAC
             raise Damage(str(error)) from None
         if len(block):
             position += len(block)

@@ -91,6 +91,7 @@ def open_plain(content: bytes, wav: PlainWav, limits: DecodeLimits) -> tuple[Aud
         channels=wav.channels,
         declared_seconds=wav.frames / wav.sample_rate if wav.sample_rate else None,
         decoder=DECODER,
+        counts_samples=True,
     )
     check_header(info, limits)
     return info, _blocks(content, wav)

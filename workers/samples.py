@@ -15,12 +15,17 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
     The result is C-contiguous and of the shape of `samples`.
     """
     scaled = np.multiply(samples, np.float32(INT16_SCALE), order="C")
-    flat = scaled.reshape(-1)
-    if not np.isfinite(np.dot(flat, flat)):  # one pass of BLAS tells; repair only what needs it
+    if not all_finite(scaled):
         scaled = np.nan_to_num(scaled, nan=0.0)
     np.rint(scaled, out=scaled)
     rounded: np.ndarray = np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
     return rounded
+
+
+def all_finite(samples: np.ndarray) -> bool:
+    """Whether float samples, C-contiguous, are all finite numbers: of sane ones, one pass of BLAS tells."""
+    flat = samples.reshape(-1)
+    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
 
 
 def resampler(source: int, target: int) -> Callable[[np.ndarray, bool], np.ndarray]:

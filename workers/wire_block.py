@@ -13,7 +13,6 @@ from workers.objects import Fetched
 from workers.recording import Recording
 from workers.segments import Segment
 
-
 _Row = tuple[Recording, Segment | None, dict[str, Any] | None]
 """A recording with a segment of it, or with its closing row."""
 

@@ -284,7 +284,7 @@ def test_a_float_wav_with_not_a_number_in_it_keeps_the_rest():
 
 def test_the_demos_truncated_mp3_is_partial_and_says_why():
     info, ending, pcm = heard((CORPUS / "broken/truncated.mp3").read_bytes())
-    assert ending.damage == "the header declares 7.84 s, 4.61 s decoded: cut short"
+    assert ending.damage == "the header declares 7.84 s, 4.61 s decoded: cut short, or with gaps"
     assert info.declared_seconds == pytest.approx(7.84, abs=0.01)
     assert len(pcm) / RATE == pytest.approx(4.61, abs=0.01)
     assert rms(pcm) > 300
@@ -549,4 +549,5 @@ def test_even_a_demuxer_that_opens_other_files_is_kept_from_it(demuxer, playlist
 
 
 def test_an_info_is_what_the_wire_says():
-    assert set(AudioInfo.__slots__) == {"container", "codec", "sample_rate", "channels", "declared_seconds", "decoder"}
+    told = {"container", "codec", "sample_rate", "channels", "declared_seconds", "decoder"}
+    assert set(AudioInfo.__slots__) == told | {"counts_samples"}

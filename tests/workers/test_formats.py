@@ -860,3 +860,112 @@ def test_headerless_audio_that_nobody_explains_is_not_guessed_at(metadata, tmp_p
     closings, found = ingested([("call.raw", mulaw, metadata)], tmp_path)
     assert closings["call.raw"]["failure"]["code"] == "not_audio"
     assert not found
+
+
+# Damage on the way, and what only looks like it
+
+
+@pytest.mark.parametrize("bytes_lost", [1, 3000])
+def test_a_flac_damaged_in_the_middle_is_heard_to_its_end(bytes_lost):
+    """libsndfile gives up there; FFmpeg finds the next frame."""
+    whole = written(pcm(), RATE, "FLAC")
+    middle = len(whole) // 2
+    content = whole[:middle] + bytes(byte ^ 0x55 for byte in whole[middle : middle + bytes_lost])
+    _, ending, found = heard(content + whole[middle + bytes_lost :])
+    assert SECONDS - 1 < ending.decoded_seconds <= SECONDS
+    assert ending.damage.startswith("damaged")
+    np.testing.assert_array_equal(found[: LENGTH // 3], pcm()[: LENGTH // 3])
+    np.testing.assert_array_equal(found[-LENGTH // 6 :], pcm()[-LENGTH // 6 :])
+
+
+def test_an_mp3_with_a_length_damaged_in_the_middle_is_heard_to_its_end():
+    whole = mp3()
+    assert heard(whole)[0].decoder.startswith("libsndfile")
+    middle = len(whole) // 2
+    _, clean, all_of_it = heard(whole)
+    _, ending, found = heard(whole[:middle] + bytes(1500) + whole[middle + 1500 :])
+    assert clean.damage is None
+    assert clean.decoded_seconds - 0.5 < ending.decoded_seconds < clean.decoded_seconds
+    assert "did not decode" in ending.damage
+    np.testing.assert_allclose(found[: LENGTH // 3], all_of_it[: LENGTH // 3], atol=1)  # of another decoder
+    tail = found[-LENGTH // 4 :]
+    assert delay_and_likeness(tail, all_of_it[-LENGTH // 4 :])[1] > 0.99
+
+
+APE = struct.pack("<8sIIII8s", b"APETAGEX", 2000, 20_032, 1, 1 << 31 | 1 << 29, bytes(8))
+APE += np.random.default_rng(5).bytes(20_000)
+APE += struct.pack("<8sIIII8s", b"APETAGEX", 2000, 20_032, 1, 1 << 31, bytes(8))
+ID3V1 = b"TAG" + b"a title".ljust(125, b"\0")
+
+
+@pytest.mark.parametrize("tag", [ID3V1, APE, APE + ID3V1], ids=["ID3v1", "APEv2", "both"])
+@pytest.mark.parametrize("name", ["FLAC", "MP3", "MP3 without its length", "AAC in ADTS"])
+def test_a_tag_at_the_end_is_no_damage(name, tag):
+    content = {
+        "FLAC": lambda: written(pcm(), RATE, "FLAC"),
+        "MP3": mp3,
+        "MP3 without its length": lambda: mp3(BARER),
+        "AAC in ADTS": lambda: muxed("adts", "aac", RATE, 64_000),
+    }[name]()
+    _, clean, expected = heard(content)
+    _, ending, found = heard(content + tag)
+    assert clean.damage is None
+    assert ending == clean
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["MP3 without its length", "AAC in ADTS"])
+@pytest.mark.parametrize("before", [b"", bytes(512)], ids=["in a frame", "behind zeros"])
+def test_a_stream_cut_in_the_middle_of_a_frame_is_heard(name, before):
+    content = mp3(BARER) if "MP3" in name else muxed("adts", "aac", RATE, 64_000)
+    content = before + content if before else content[777:]
+    info, ending, found = heard(content)
+    assert info.container == ("mp3" if "MP3" in name else "aac")
+    assert len(found) > LENGTH - 4 * 1152
+    assert ending.damage is None
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe" + "Grüße\n".encode("utf-16-le") * 400, b"\xff" * 4096, bytes(4096)])
+def test_what_has_sync_words_without_frames_is_no_audio(text):
+    assert refusal(text).code == "not_audio"
+
+
+FILMS = [("matroska", "aac", "mpeg4"), ("flv", "aac", "flv"), ("mpegts", "aac", "mpeg2video"), ("avi", "mp2", "mpeg4")]
+
+
+@pytest.mark.parametrize(("muxer", "codec", "picture"), FILMS)
+def test_a_film_whose_sound_ends_before_its_pictures_is_whole(muxer, codec, picture):
+    rate = 44_100
+    sound = Track(pcm(rate)[: rate * SECONDS // 2], rate, codec, 96_000)
+    info, ending, _ = heard(filmed(muxer, sound, picture=picture))
+    assert ending.damage is None
+    assert info.declared_seconds in (None, pytest.approx(SECONDS / 2, abs=0.1))
+    assert ending.decoded_seconds == pytest.approx(SECONDS / 2, abs=0.1)
+
+
+@pytest.mark.parametrize(("muxer", "codec", "picture"), FILMS[:2])
+def test_a_film_that_is_cut_short_says_so_though_only_all_tracks_have_a_length(muxer, codec, picture):
+    content = filmed(muxer, Track(pcm(44_100), 44_100, codec, 96_000), picture=picture)
+    info, ending, _ = heard(content[: len(content) // 2])
+    assert info.declared_seconds is None
+    assert ending.decoded_seconds < 0.8 * SECONDS
+    assert "cut short" in ending.damage
+
+
+def test_a_short_file_that_lost_most_of_its_samples_is_partial():
+    half_a_second = written(pcm()[: RATE // 2], RATE, "WAV")
+    assert "cut short" in heard(half_a_second[: 44 + 640])[1].damage
+    assert heard(half_a_second)[1].damage is None
+
+
+def test_samples_that_are_no_numbers_are_told_of():
+    samples = pcm() / np.float32(32768)
+    samples[1000:2000] = np.nan
+    _, ending, found = heard(written(samples, RATE, "WAV", "FLOAT"))
+    assert "no numbers" in ending.damage
+    assert not found[1000:2000].any()
+    assert heard(written(samples[2000:], RATE, "WAV", "FLOAT"))[1].damage is None
+
+
+def test_a_file_too_short_for_a_sample_is_empty():
+    assert refusal(written(pcm(48_000)[:1], 48_000, "WAV")).code == "empty"
