@@ -1,8 +1,15 @@
-"""How pytest-xdist divides the tests among its workers: those of a file stay together and share what it sets up."""
+"""For all tests: no example of a property has a deadline, and how pytest-xdist divides the tests among its workers.
+
+Those of a file stay together and share what it sets up.
+"""
 
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # machines are busy; speed is measured in tests/bench
+settings.load_profile("untimed")
 
 CHAOS = "tests/chaos/"
 """All of these stay together: their cluster and their undisturbed lake take most of a minute."""

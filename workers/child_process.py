@@ -52,16 +52,22 @@ class ChildProcess:
         answers = _memory("answers", frames.SLOTS * frames.ANSWER_BYTES)
         self._answers = mmap.mmap(answers, frames.SLOTS * frames.ANSWER_BYTES, prot=mmap.PROT_READ)
         self._asked = 0
-        self._process = subprocess.Popen(
-            [*command, str(readable), str(answers)],
-            pass_fds=[readable, answers],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # codecs chat there; what matters comes as a frame
-            env=environment,
-        )
-        os.close(readable)
-        os.close(answers)
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(readable), str(answers)],
+                pass_fds=[readable, answers],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # codecs chat there; what matters comes as a frame
+                env=environment,
+            )
+        except OSError:  # no memory for it now; the worker lives on, and may try again
+            os.close(self._objects)
+            self._answers.close()
+            raise
+        finally:
+            os.close(readable)
+            os.close(answers)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()

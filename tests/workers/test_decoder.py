@@ -442,3 +442,11 @@ def test_a_child_that_hangs_ends_too_when_its_parent_is_gone():
         finally:
             parent.kill()
     assert becomes_true(lambda: is_gone(child), seconds=15)
+
+
+def test_a_child_that_cannot_be_started_leaves_nothing_open():
+    open_before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(OSError, match="no-such-program"):
+            list(Decoder(SETTINGS, ["/no-such-program"]).stream([Request(b"fLaC")]))
+    assert len(os.listdir("/proc/self/fd")) == open_before
