@@ -23,7 +23,16 @@ from pipelines.parquet import to_parquet
 from pipelines.store import Store
 from schemas import layout
 from workers.objects import ObjectError
-from workers.shards import DAMAGE, STREAM_BUFFER, audio_columns, entries, is_gzipped, open_shard, open_tar
+from workers.shards import (
+    DAMAGE,
+    STREAM_BUFFER,
+    audio_columns,
+    entries,
+    is_gzipped,
+    open_shard,
+    open_tar,
+    uncompressed_bytes,
+)
 from workers.source import Source
 from workers.stores import Options, ReadingStopped
 
@@ -212,7 +221,7 @@ def _parquet_rows(shard: Source, options: Options, audio_column: str | None) -> 
             first = 0
             for group in range(opened.num_row_groups):
                 rows = opened.read_row_group(group, columns=[*others, *paths])
-                size = _audio_bytes(opened.metadata.row_group(group), path)
+                size = uncompressed_bytes(opened.metadata.row_group(group), path)
                 yield from _listed_rows(rows, group, first, size, name if paths else None, others)
                 first += opened.metadata.row_group(group).num_rows
     except DAMAGE as error:
@@ -239,11 +248,6 @@ def _listed_rows(
             "offset": row,
             "metadata": told,
         }
-
-
-def _audio_bytes(group: pq.RowGroupMetaData, path: str) -> int:
-    columns = (group.column(number) for number in range(group.num_columns))
-    return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == path)
 
 
 def _has_path(field: pa.Field) -> bool:

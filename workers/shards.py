@@ -23,7 +23,8 @@ from workers.source import Source
 from workers.stores import Options
 
 STREAM_BUFFER: Final = 8 << 20  # bytes of a range request where a shard is read from end to end
-ROWS_AT_ONCE: Final = 8  # of a Parquet file's audio in memory
+ROWS_AT_ONCE: Final = 8  # of a Parquet file's audio in memory, at most
+PIECE_BYTES: Final = 64 << 20  # of audio, uncompressed, that a row group may have whatever limits.max_bytes is
 MOST_AT_ONCE: Final = 1 << 20  # bytes that a tar may be read in one go
 COPY_BYTES: Final = 1 << 20
 DAMAGE: Final = (
@@ -198,15 +199,35 @@ def _rows(
 ) -> Iterator[Fetched | ObjectError]:
     wanted = {member.place.offset: member for member in members if member.place}
     assert members[0].place is not None
+    piece = members[0].place.piece or 0
     with open_shard(shard, options, STREAM_BUFFER) as file, pq.ParquetFile(file, pre_buffer=False) as opened:
         name, path = audio_columns(opened.schema_arrow, column)
-        batches = opened.iter_batches(ROWS_AT_ONCE, row_groups=[members[0].place.piece or 0], columns=[path])
+        group = opened.metadata.row_group(piece)
+        held = uncompressed_bytes(group, path)
+        if held > max(PIECE_BYTES, group.num_rows * max_bytes):
+            yield from (_bomb(member, piece, group.num_rows, held, max_bytes) for member in members)
+            return
+        at_once = min(ROWS_AT_ONCE, max(1, PIECE_BYTES // max(1, held)))  # any row may hold nearly all of it
         row = 0
-        for batch in batches:
+        for batch in opened.iter_batches(at_once, row_groups=[piece], columns=[path]):
             for value in batch[name]:
                 if row in wanted:
                     yield _row(wanted[row], value, max_bytes)
                 row += 1
+
+
+def uncompressed_bytes(group: pq.RowGroupMetaData, path: str) -> int:
+    """Return the bytes of a column of a row group before compression, as the footer says them; nothing is read."""
+    columns = (group.column(number) for number in range(group.num_columns))
+    return sum(int(column.total_uncompressed_size) for column in columns if column.path_in_schema == path)
+
+
+def _bomb(member: Source, piece: int, rows: int, held: int, max_bytes: int) -> ObjectError:
+    message = (
+        f"{member.uri} lies in row group {piece}, whose {rows} rows hold {held} bytes of audio, {held // max(1, rows)} "
+        f"each; limits.max_bytes allows {max_bytes}, so none of them is read; raise it, or write smaller row groups"
+    )
+    return ObjectError("limit_bytes", message)
 
 
 def _row(member: Source, value: Any, max_bytes: int) -> Fetched | ObjectError:

@@ -7,6 +7,7 @@ import os
 import random
 import tarfile
 import tempfile
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -518,6 +519,50 @@ def peak_bytes(act: Any) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def arrow_peak(act: Any) -> int:
+    """The most that Arrow held while something was done, in bytes."""
+    before, most, done = pa.total_allocated_bytes(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.001):
+            most = max(most, pa.total_allocated_bytes() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        act()
+    finally:
+        done.set()
+        watcher.join()
+    return most
+
+
+def test_a_row_group_that_unpacks_to_far_more_than_allowed_is_refused_unread(tmp_path):
+    members = write_shard(f"{tmp_path}/a.parquet", [bytes([number]) * (40 << 20) for number in range(4)])
+    assert os.path.getsize(tmp_path / "a.parquet") < 10 << 20
+    found: list[Any] = []
+    held = arrow_peak(lambda: found.extend(read_piece(members, {}, None, 1 << 20)))
+    assert [(error.code, error.message.count("limits.max_bytes")) for error in found] == [("limit_bytes", 1)] * 4
+    assert held < 1 << 20
+
+
+def test_long_rows_of_a_row_group_are_unpacked_one_by_one(tmp_path, monkeypatch):
+    rows: list[int] = []
+    iter_batches = pq.ParquetFile.iter_batches
+
+    def noted(self: pq.ParquetFile, batch_size: int, **options: Any) -> Any:
+        rows.append(batch_size)
+        return iter_batches(self, batch_size, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", noted)
+    for size, at_once in ((1 << 20, 8), (5 << 20, 3), (20 << 20, 1)):
+        contents = [noise(number, size) for number in range(4)]
+        members = write_shard(f"{tmp_path}/{size}.parquet", contents)
+        assert loaded(members) == contents
+        assert rows.pop() == at_once
 
 
 class Zeros(io.RawIOBase):
