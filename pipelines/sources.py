@@ -4,11 +4,11 @@ A prefix is listed in parallel over its sub-prefixes. No Python object per liste
 million objects are some 200 MB of Arrow columns.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import reduce
 from typing import Any, Final
 
@@ -31,6 +31,8 @@ LISTERS: Final = 16
 SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest
 HEADS_IN_FLIGHT: Final = 32
 GLOB_CHARACTERS: Final = "*?["
+BROKEN: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What is said of a file that is deleted meanwhile, and of a link that leads nowhere, through a file or to itself."""
 REFUSALS: Final = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken")
 
 
@@ -226,18 +228,24 @@ def _walk_local(root: str) -> Rows:
         if here in above:  # a link that leads back up
             continue
         for entry in entries:
-            if entry.is_dir():
-                folders.append((entry.path, above | {here}))
-            elif entry.is_file():
-                with suppress(FileNotFoundError):  # deleted meanwhile
+            try:
+                if entry.is_dir():
+                    folders.append((entry.path, above | {here}))
+                elif entry.is_file():
                     yield _local_row(entry.path)
+            except OSError as error:
+                if error.errno not in BROKEN:
+                    yield _named(entry.path), None, 0, None  # reading it says why
 
 
 def _local_row(path: str) -> tuple[str, str | None, int, int | None]:
     """Return a file's row; a name that is no text is written out, and fails as missing when it is read."""
     status = os.stat(path)
-    name = os.path.abspath(path).encode(errors="backslashreplace").decode()
-    return name, None, status.st_size, status.st_mtime_ns
+    return _named(path), None, status.st_size, status.st_mtime_ns
+
+
+def _named(path: str) -> str:
+    return os.path.abspath(path).encode(errors="backslashreplace").decode()
 
 
 def _walk_fsspec(root: str, options: Options) -> Rows:

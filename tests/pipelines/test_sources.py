@@ -112,6 +112,25 @@ def test_a_link_to_a_file_or_folder_is_followed_and_a_broken_one_is_not(corpus, 
     )
 
 
+def test_a_link_to_itself_or_through_a_file_is_as_broken_as_one_to_nowhere(corpus):
+    (corpus / "loop.wav").symlink_to("loop.wav")
+    (corpus / "through.wav").symlink_to("a.wav/x")
+    assert listed(corpus, str(corpus)) == sorted(FILES)
+
+
+def test_a_file_that_cannot_be_looked_up_is_listed_and_does_not_end_the_listing(corpus, monkeypatch):
+    def refused(path: str) -> os.stat_result:
+        if str(path).endswith("c.wav"):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", refused)
+    table = list_source(SourceSection(uri=str(corpus)))
+    [row] = [row for row in table.to_pylist() if row["uri"].endswith("c.wav")]
+    assert (table.num_rows, row["size_bytes"], row["modified_ns"]) == (len(FILES), 0, None)
+
+
 def test_a_folder_that_links_back_to_itself_is_listed_once(corpus):
     (corpus / "deep" / "loop").symlink_to(corpus)
     assert listed(corpus, str(corpus)) == sorted(FILES)
