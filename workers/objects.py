@@ -17,7 +17,7 @@ from typing import IO, Final, TypeVar
 
 from obstore.exceptions import PreconditionError
 
-from workers.readers import Changed, Reader, reader_of
+from workers.readers import Changed, NotRegular, Reader, reader_of
 from workers.source import Source, local_path
 from workers.stores import Options, ReadingStopped
 
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 class ObjectError(Exception):
-    """An object could not be read; `code` is source_missing, source_changed or fetch_failed."""
+    """An object could not be read; `code` is source_missing, source_changed, source_refused or fetch_failed."""
 
     def __init__(self, code: str, message: str, attempts: int = 1) -> None:
         super().__init__(code, message, attempts)
@@ -78,7 +78,7 @@ def fetch(source: Source, options: Options) -> Fetched:
 
     Raises:
         ObjectError: it is gone (source_missing), another version (source_changed), or did not come after TRIES
-            tries with growing, jittered pauses (fetch_failed).
+            tries with growing, jittered pauses (fetch_failed), or is no regular file (source_refused).
         ReadingStopped: credentials that no store takes, or no space for a private copy.
     """
     if source.size_bytes <= SPOOL_BYTES:
@@ -172,6 +172,8 @@ def _retried(source: Source, read: Callable[[], _T]) -> _T:
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {reason}", attempt) from None
         except Changed as error:
             raise ObjectError("source_changed", f"{uri} changed since it was listed: {error}", attempt) from None
+        except NotRegular as error:
+            raise ObjectError("source_refused", f"{error}; only regular files are read", attempt) from None
         except ObjectError:
             raise
         except Exception as error:  # each store has errors of its own; most of them are worth the next try

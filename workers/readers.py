@@ -1,21 +1,27 @@
 """The ways to read an object's bytes: from the disk, from S3 by obstore, from elsewhere by fsspec."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 import fsspec
 import obstore
 
 from workers.source import Source, local_path
-from workers.stores import Options, etag_of, fsspec_options, is_s3, s3_store, split_s3
+from workers.stores import Options, etag_of, fsspec_options, is_s3, obstore_takes, s3_store, split_s3
 
 CHUNK_BYTES: Final = 4 << 20
+KINDS: Final = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
 
 
 class Changed(Exception):
     """The object is not the planned version."""
+
+
+class NotRegular(Exception):
+    """What is named is a folder, a pipe, a socket or a device: reading it might never end."""
 
 
 class Reader(Protocol):
@@ -24,7 +30,7 @@ class Reader(Protocol):
     def chunks(self, start: int, length: int) -> Iterator[bytes]:
         """Yield an object's bytes from `start`; about `length` are wanted.
 
-        Raises FileNotFoundError, PreconditionError, Changed, or an error of the store.
+        Raises FileNotFoundError, PreconditionError, Changed, NotRegular, or an error of the store.
         """
 
 
@@ -34,7 +40,7 @@ class _LocalReader:
     source: Source
 
     def chunks(self, start: int, length: int) -> Iterator[bytes]:
-        with open(self.path, "rb", buffering=0) as file:
+        with _open_regular(self.path) as file:
             modified_ns = os.fstat(file.fileno()).st_mtime_ns
             if self.source.modified_ns not in (None, modified_ns):
                 raise Changed("its modification time is another now")
@@ -42,6 +48,23 @@ class _LocalReader:
             step = min(CHUNK_BYTES, length + 1)  # as much memory as it takes, and one byte too many
             while chunk := file.read(step):
                 yield chunk
+
+
+def _open_regular(path: str) -> IO[bytes]:
+    """Open a regular file, unbuffered; what is none is not opened, nor waited for if it takes a file's place."""
+    _refuse_unless_regular(os.stat(path), path)
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)  # noqa: SIM115
+    try:
+        _refuse_unless_regular(os.fstat(file.fileno()), path)
+    except NotRegular:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_unless_regular(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise NotRegular(f"{path} is a {KINDS.get(stat.S_IFMT(status.st_mode), 'device')}, no file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +98,13 @@ class _FsspecReader:
 
 
 def reader_of(source: Source, options: Options) -> Reader:
-    """Return what reads a source\'s object."""
+    """Return what reads a source's object."""
     uri = source.object_uri
     path = local_path(uri)
     if path is not None:
         return _LocalReader(path, source)
     bucket, key = split_s3(uri) if is_s3(uri) else ("", "")
-    if key and not set(key.split("/")) & {"", ".", ".."}:  # obstore takes no such parts; s3fs does
+    if key and obstore_takes(key):
         return _ObstoreReader(s3_store(bucket, tuple(sorted(options.items()))), key, source)
     filesystem, path = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))
     return _FsspecReader(filesystem, path, source)

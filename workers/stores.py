@@ -4,6 +4,7 @@ Credentials, endpoint and region come from where s3fs takes them, for obstore to
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -13,6 +14,7 @@ import fsspec
 import obstore
 
 CREDENTIAL_MINUTES: Final = 5
+ODD_KEY: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f]")
 
 Options = Mapping[str, Any]
 """A storage section of a recipe: endpoint_url, region, anon; never a key or a secret."""
@@ -31,6 +33,11 @@ def split_s3(uri: str) -> tuple[str, str]:
     """Return bucket and key of an s3:// uri; a key may hold any character, also ? and #."""
     bucket, _, key = uri.split("://", 1)[1].partition("/")
     return bucket, key
+
+
+def obstore_takes(key: str) -> bool:
+    """Whether obstore reads a key as it is written; s3fs reads those with parts "", . or .., and control characters."""
+    return not ODD_KEY.search(key)
 
 
 def etag_of(info: Mapping[str, Any]) -> str | None:
