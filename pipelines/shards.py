@@ -6,7 +6,9 @@ shard's version; so the next night lists new shards only.
 
 import hashlib
 import json
+import logging
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,20 +38,28 @@ from workers.shards import (
 from workers.source import Source
 from workers.stores import Options, ReadingStopped
 
+logger = logging.getLogger(__name__)
+
 _Member = dict[str, Any]  # name, size, piece, offset; metadata, problem where there are any
 
 READERS: Final = 16
-FORMAT: Final = 1  # of what is kept; raise it when that changes
+FORMAT: Final = 2  # of what is kept; raise it when that changes
 HEADER_BUFFER: Final = 256 << 10  # bytes of a request where headers are read: a few small members, or one big one's
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
 SIDECARS: Final = frozenset({".json", ".txt", ".cls"})
 """Members that say something about the audio of the same name: they become its metadata."""
 OTHERS: Final = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".npy", ".npz", ".pt", ".pth", ".pkl", ".pyd", ".index", ".md", ".csv"}
+    {
+        *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".npy", ".npz", ".pt", ".pth", ".pkl", ".pyd", ".index"),
+        *(".md", ".csv", ".tsv", ".xml", ".html", ".yaml", ".yml", ".log", ".pdf"),
+        *(".textgrid", ".lab", ".srt", ".vtt", ".ctm", ".stm", ".rttm", ".eaf", ".trs", ".phn", ".wrd"),
+    }
 )
-"""Members that are no audio and say nothing of it."""
+"""Members that are no audio and become no metadata: pictures, arrays, documents, labels and subtitles."""
+APPLE_DOUBLE: Final = "._"  # how the names of files begin in which macOS keeps what tar has no place for
 SIDECAR_BYTES: Final = 1 << 20  # what a sidecar may have to be read
+COLUMN_BYTES: Final = 64 << 20  # what a column of metadata may have in any row group of Parquet
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,26 +147,69 @@ def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
     """Yield the members that may be audio, each with what its sidecars say."""
     gzipped = is_gzipped(shard.uri)
     members: list[dict[str, Any]] = []
-    notes: dict[str, list[tuple[str, str]]] = {}
+    notes = _Notes()
     try:
         with open_tar(shard, options, STREAM_BUFFER if gzipped else HEADER_BUFFER) as tar:
             for number, entry in enumerate(entries(tar)):
                 if not gzipped and entry.isreg() and entry.offset_data + entry.size > shard.size_bytes:
                     raise tarfile.ReadError(f"it ends within {entry.name!r}")
-                suffix = PurePosixPath(entry.name).suffix.lower()
-                if suffix in SIDECARS and entry.isreg() and entry.size <= SIDECAR_BYTES:
+                path = PurePosixPath(entry.name)
+                suffix = path.suffix.lower()
+                if path.name.startswith(APPLE_DOUBLE):
+                    continue
+                if suffix in SIDECARS and entry.isreg() and entry.size > SIDECAR_BYTES:
+                    notes.too_long.append(_text(entry.name))
+                elif suffix in SIDECARS and entry.isreg():
                     content = tar.extractfile(entry)
-                    said = _notes(suffix, content.read() if content else b"")
-                    notes.setdefault(_key(_text(entry.name)), []).extend(said)
+                    notes.add(_text(entry.name), list(_said(suffix, content.read() if content else b"")))
                 elif not entry.isdir() and suffix not in OTHERS | SIDECARS:
                     members.append(_member(shard, entry, number, gzipped=gzipped))
     except DAMAGE as error:
         message = f"{shard.uri} is damaged after {len(members)} members: {type(error).__name__}: {error}"
         damage = {"code": "shard_damaged", "message": message}
         members.append({"name": "", "size": 0, "piece": None, "offset": 0, "problem": damage})
-    for member in _each_name_once(members):
-        found = dict(notes.get(_key(member["name"]), ()))  # a map holds a key once
+    notes.warn_of_long_ones(shard.uri)
+    members = _each_name_once(members)
+    samples = Counter(_key(member["name"]) for member in members)
+    for member in members:
+        found = notes.of(member["name"], alone=samples[_key(member["name"])] == 1)
         yield {**member, "metadata": list(found.items()) or None}
+
+
+class _Notes:
+    """What the sidecars of a tar say, and of which members.
+
+    WebDataset takes what shares a path up to the first dot of the name for one sample. Names with dots of their own,
+    2024.01.05-rec1.wav, would all be one sample; so a sidecar speaks first of the member whose name it has but for the
+    last ending.
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[str, list[tuple[str, list[tuple[str, str]]]]] = {}  # by key: stem and what is said
+        self.too_long: list[str] = []
+
+    def add(self, sidecar: str, said: list[tuple[str, str]]) -> None:
+        """Keep what a sidecar says."""
+        self._said.setdefault(_key(sidecar), []).append((_stem(sidecar), said))
+
+    def of(self, member: str, *, alone: bool) -> dict[str, str]:
+        """Return what is said of a member, each name once; `alone` where no other has its key."""
+        key, names = _key(member), {_stem(member), member}
+        sidecars = self._said.get(key, [])
+        own = [said for stem, said in sidecars if stem in names]
+        if alone:
+            shared = [said for _, said in sidecars]
+        else:
+            shared = [] if own else [said for stem, said in sidecars if stem == key]
+        return {name: value for said in (*shared, *own) for name, value in said}
+
+    def warn_of_long_ones(self, shard: str) -> None:
+        """Say which sidecars were not read, if any."""
+        if self.too_long:
+            logger.warning(
+                "%s: %d sidecars are longer than %d bytes and become no metadata, %r first; make them shorter",
+                *(shard, len(self.too_long), SIDECAR_BYTES, self.too_long[0]),
+            )
 
 
 def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool) -> dict[str, Any]:
@@ -187,12 +240,18 @@ def _key(name: str) -> str:
     return f"{folder}{slash}{file.split('.', 1)[0]}"
 
 
+def _stem(name: str) -> str:
+    """Return a name without its last ending."""
+    folder, slash, file = name.rpartition("/")
+    return f"{folder}{slash}{file.rpartition('.')[0] or file}"
+
+
 def _text(text: str) -> str:
     """Return text with what is no UTF-8 written out."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _notes(suffix: str, content: bytes) -> Iterator[tuple[str, str]]:
+def _said(suffix: str, content: bytes) -> Iterator[tuple[str, str]]:
     text = content.decode("utf-8", errors="replace").strip()
     if suffix != ".json":
         yield suffix[1:], text
@@ -220,10 +279,12 @@ def _parquet_rows(shard: Source, options: Options, audio_column: str | None) -> 
             paths = [f"{name}.path"] if path != name and _has_path(opened.schema_arrow.field(name)) else []
             first = 0
             for group in range(opened.num_row_groups):
-                rows = opened.read_row_group(group, columns=[*others, *paths])
-                size = uncompressed_bytes(opened.metadata.row_group(group), path)
-                yield from _listed_rows(rows, group, first, size, name if paths else None, others)
-                first += opened.metadata.row_group(group).num_rows
+                held = opened.metadata.row_group(group)
+                told = [other for other in others if _is_short(shard, held, group, other)]
+                rows = opened.read_row_group(group, columns=[*told, *paths])
+                size = uncompressed_bytes(held, path)
+                yield from _listed_rows(rows, group, first, size, name if paths else None, told)
+                first += held.num_rows
     except DAMAGE as error:
         if isinstance(error, ValueError) and not isinstance(error, pa.ArrowException):
             raise RecipeError(f"{shard.uri} cannot be a source: {error}") from None
@@ -235,7 +296,7 @@ def _parquet_rows(shard: Source, options: Options, audio_column: str | None) -> 
 def _listed_rows(
     rows: pa.Table, group: int, first: int, size: int, struct: str | None, others: list[str]
 ) -> Iterator[dict[str, Any]]:
-    texts = [pc.cast(rows[name], pa.string()).to_pylist() for name in others]
+    texts = [pc.cast(_plain(rows[name]), pa.string()).to_pylist() for name in others]
     names = pc.struct_field(rows[struct], "path").to_pylist() if struct else [None] * rows.num_rows
     for row in range(rows.num_rows):
         told = [(name, values[row]) for name, values in zip(others, texts, strict=True) if values[row] is not None]
@@ -254,8 +315,27 @@ def _has_path(field: pa.Field) -> bool:
     return bool(field.type.get_field_index("path") >= 0)
 
 
+def _is_short(shard: Source, group: pq.RowGroupMetaData, number: int, column: str) -> bool:
+    """Whether a column of a row group is read: what is longer than sidecars may be could be more than memory."""
+    size = uncompressed_bytes(group, column)
+    if size <= max(COLUMN_BYTES, group.num_rows * SIDECAR_BYTES):
+        return True
+    logger.warning(
+        "%s: column %s has %d bytes in the %d rows of row group %d, and becomes no metadata there; "
+        "%d bytes a row are read",
+        *(shard.uri, column, size, group.num_rows, number, SIDECAR_BYTES),
+    )
+    return False
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column's values without the dictionary that they are kept in."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
 def _is_plain(kind: pa.DataType) -> bool:
     """Whether values of a type can be written as text: no bytes, nothing nested."""
-    nested = pa.types.is_nested(kind) or pa.types.is_dictionary(kind)
+    if pa.types.is_dictionary(kind):
+        return _is_plain(kind.value_type)
     binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-    return not nested and not binary
+    return not pa.types.is_nested(kind) and not binary

@@ -78,7 +78,8 @@ def list_source(source: SourceSection, kept: KeptShards | None = None) -> pa.Tab
 def _shards(uri: str, suffixes: tuple[str, ...], options: Options) -> pa.Table:
     """List the files under a uri whose names say that they are shards."""
     listing = _list_uri(uri, options)
-    named = [pc.ends_with(listing["uri"], suffix) for suffix in suffixes]
+    endings = pc.utf8_lower(pc.utf8_slice_codeunits(listing["uri"], -max(map(len, suffixes))))
+    named = [pc.ends_with(endings, suffix) for suffix in suffixes]
     return listing.filter(reduce(pc.or_, named))
 
 

@@ -9,7 +9,7 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import PurePosixPath
@@ -122,12 +122,12 @@ def shard_of(member: Source) -> Source:
 
 def is_gzipped(shard: str) -> bool:
     """Whether a tar's name says that it is compressed, and so can only be read from its beginning."""
-    return shard.endswith((".tar.gz", ".tgz"))
+    return shard.lower().endswith((".tar.gz", ".tgz"))
 
 
 def is_parquet(shard: str) -> bool:
     """Whether a shard's name says that it is Parquet."""
-    return PurePosixPath(shard).suffix in (".parquet", ".pq")
+    return PurePosixPath(shard).suffix.lower() in (".parquet", ".pq")
 
 
 def read_neighbours(members: Sequence[Source], options: Options) -> list[Fetched | ObjectError]:
@@ -232,6 +232,7 @@ def _bomb(member: Source, piece: int, rows: int, held: int, max_bytes: int) -> O
 
 def _row(member: Source, value: Any, max_bytes: int) -> Fetched | ObjectError:
     content = value["bytes"] if isinstance(value, pa.StructScalar) and value.is_valid else value
+    content = content.value if isinstance(content, pa.DictionaryScalar) and content.is_valid else content
     if not content.is_valid:
         return ObjectError("empty", f"{member.uri} holds no bytes")
     buffer = content.as_buffer()
@@ -242,9 +243,12 @@ def audio_columns(schema: pa.Schema, named: str | None) -> tuple[str, str]:
     """Return the column that holds audio, and the path of its bytes: `audio.bytes` where it is a struct.
 
     Without `named` it is the only one that can be: a struct with a binary field `bytes` (as Hugging Face writes), or
-    binary. Raises ValueError where there is none or a choice.
+    binary; where there is no such column, one of binary values of one length or in a dictionary. Raises ValueError
+    where there is none or a choice.
     """
-    paths = {field.name: path for field in schema if (path := _bytes_path(field))}
+    paths = {field.name: path for field in schema if (path := _bytes_path(field, _is_binary))}
+    if named is not None or not paths:  # a column of identifiers is no rival of one that any writer makes
+        paths = {field.name: path for field in schema if (path := _bytes_path(field, _holds_binary))}
     if named is not None:
         if named not in paths:
             raise ValueError(f"its column {named} is no audio; binary are {', '.join(paths) or 'none'}")
@@ -255,18 +259,24 @@ def audio_columns(schema: pa.Schema, named: str | None) -> tuple[str, str]:
     return next(iter(paths.items()))
 
 
-def _bytes_path(field: pa.Field) -> str | None:
-    if _is_binary(field.type):
+def _bytes_path(field: pa.Field, holds: Callable[[pa.DataType], bool]) -> str | None:
+    if holds(field.type):
         return str(field.name)
     if pa.types.is_struct(field.type):
         index = field.type.get_field_index("bytes")
-        if index >= 0 and _is_binary(field.type.field(index).type):
+        if index >= 0 and holds(field.type.field(index).type):
             return f"{field.name}.bytes"
     return None
 
 
 def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _holds_binary(kind: pa.DataType) -> bool:
+    """Whether values are bytes, also where they are all as long, or kept in a dictionary."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return _is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind))
 
 
 def _in_memory(content: bytes) -> Fetched:

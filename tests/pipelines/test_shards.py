@@ -208,6 +208,34 @@ def test_a_sidecar_speaks_of_the_members_with_its_path_up_to_the_first_dot(tmp_p
     assert list(found) == names
 
 
+def test_names_with_dots_of_their_own_keep_their_sidecars_apart(tmp_path):
+    members = []
+    for number in ("1", "2"):
+        for ending, content in ((".wav", b"1"), (".txt", number.encode()), (".json", b'{"n": %s}' % number.encode())):
+            members.append((f"x/2024.01.05-rec{number}{ending}", content))
+    members += [("x/2024.01.05-rec3.wav", b"1"), ("x/2024.01.06.wav.json", b'{"n": 4}'), ("x/2024.01.06.wav", b"1")]
+    assert notes(listing(write_tar(tmp_path / "shard.tar", members))) == {
+        "x/2024.01.05-rec1.wav": {"txt": "1", "n": "1"},
+        "x/2024.01.05-rec2.wav": {"txt": "2", "n": "2"},
+        "x/2024.01.05-rec3.wav": {},
+        "x/2024.01.06.wav": {"n": "4"},
+    }
+
+
+def test_the_sidecar_of_a_members_own_name_counts_before_another_of_its_sample(tmp_path):
+    for sidecars in ([("a.json", b'{"k": 1}'), ("a.seg.json", b'{"k": 2}')], [("a.json", b'{"k": 1}')]):
+        table = listing(write_tar(tmp_path / "shard.tar", [*reversed(sidecars), ("a.wav", b"1")]))
+        assert notes(table) == {"a.wav": {"k": "1"}}
+
+
+def test_a_sidecar_too_long_to_be_read_is_told(tmp_path, caplog):
+    long = b"x" * (pipelines.shards.SIDECAR_BYTES + 1)
+    members = [("a.wav", b"1"), ("a.txt", long), ("b.json", long), ("c.txt", b"short")]
+    assert notes(listing(write_tar(tmp_path / "shard.tar", members))) == {"a.wav": {}}
+    [record] = caplog.records
+    assert all(part in record.getMessage() for part in ("shard.tar", "2 sidecars", "1048576 bytes", "'a.txt'"))
+
+
 @pytest.mark.parametrize(
     ("sidecar", "content", "expected"),
     [
@@ -263,6 +291,8 @@ def test_folders_and_pictures_are_no_recordings(tmp_path, shard):
         "a.txt",
         "a.JSON",
         "a.cls",
+        *("a.TextGrid", "a.lab", "a.srt", "a.xml", "a.tsv"),
+        *("._a.wav", "x/._a.wav", "._a.json"),
     ]
     members = [(special("x", tarfile.DIRTYPE), b""), ("a.wav", b"1"), *((name, b"0") for name in others)]
     assert list(by_name(listing(write_tar(tmp_path / shard, members)))) == ["a.wav"]
@@ -618,6 +648,21 @@ def test_shards_are_a_prefix_or_a_glob_and_what_has_another_ending_is_none(tmp_p
     assert sorted(by_name(listing(where.format(tmp_path / "in")))) == ["1.wav", "2.wav"]
 
 
+@pytest.mark.parametrize("shard", ["X.TAR", "x.Tar.GZ", "x.TGZ"])
+def test_endings_of_shards_may_be_written_in_capitals(tmp_path, store, shard):
+    content = tar_bytes([("a.wav", b"1")])
+    (tmp_path / shard).write_bytes(content if shard.endswith(".TAR") else gzip.compress(content))
+    assert read_all(store, listing(tmp_path)) == {"a.wav": b"1"}
+
+
+def test_endings_of_parquet_may_be_written_in_capitals(tmp_path, store):
+    for name in ("a.PARQUET", "b.Pq"):
+        pq.write_table(pa.table({"audio": pa.array([name.encode()], pa.binary())}), tmp_path / name)
+    table = parquet_listing(tmp_path)
+    assert table.num_rows == 2
+    assert read_all(store, table.slice(0, 1)) == {"0": b"a.PARQUET"}
+
+
 def test_a_source_without_shards_is_refused_with_its_name(tmp_path):
     (tmp_path / "loose.wav").write_bytes(b"x")
     with pytest.raises(RecipeError, match=str(tmp_path)):
@@ -853,6 +898,49 @@ def test_plain_columns_become_metadata_as_text_and_nulls_are_left_out(tmp_path, 
     table = parquet_listing(write_parquet(tmp_path / "a.parquet", rows))
     assert notes(table) == {"0": {"before": expected}, "1": {}}
     assert find_delta(store, NO_RUNS, "c", table, STAGES).new == 2
+
+
+def test_a_column_in_a_dictionary_becomes_metadata_as_any_other(tmp_path):
+    speaker = pa.array(["ada", None, "ada"]).dictionary_encode()
+    take = pa.array([1, 2, 1]).dictionary_encode()
+    pq.write_table(pa.table({"audio": [b"1", b"2", b"3"], "speaker": speaker, "take": take}), tmp_path / "a.parquet")
+    assert [dict(row["metadata"]) for row in parquet_listing(tmp_path).to_pylist()] == [
+        {"speaker": "ada", "take": "1"},
+        {"take": "2"},
+        {"speaker": "ada", "take": "1"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        pa.array([b"one", b"two", None, b"one"]).dictionary_encode(),
+        pa.array([b"one", b"two", None, b"one"], pa.binary(3)),
+        pa.array([{"bytes": one} for one in (b"one", b"two", None, b"one")], pa.struct([("bytes", pa.binary(3))])),
+    ],
+    ids=["dictionary", "fixed size", "struct of fixed size"],
+)
+def test_audio_in_a_dictionary_or_of_one_length_is_read(tmp_path, store, audio):
+    pq.write_table(pa.table({"audio": audio}), tmp_path / "a.parquet")
+    expected = {"0": b"one", "1": b"two", "2": "empty", "3": b"one"}
+    assert read_all(store, parquet_listing(tmp_path)) == expected
+    assert read_all(store, parquet_listing(tmp_path, audio_column="audio").slice(3)) == {"3": b"one"}
+
+
+def test_identifiers_of_one_length_are_no_rival_of_the_audio(tmp_path, store):
+    columns = {"audio": pa.array([b"1"], pa.binary()), "id": pa.array([b"0" * 16], pa.binary(16))}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert read_all(store, parquet_listing(tmp_path)) == {"0": b"1"}
+
+
+def test_a_column_of_metadata_that_unpacks_to_more_than_memory_is_left_out_and_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(pipelines.shards, "COLUMN_BYTES", 1000)
+    monkeypatch.setattr(pipelines.shards, "SIDECAR_BYTES", 1000)
+    columns = {"audio": pa.array([b"1", b"2"], pa.binary()), "long": ["x" * 2000, "y" * 2000], "short": ["a", "b"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    assert [dict(row["metadata"]) for row in parquet_listing(tmp_path).to_pylist()] == [{"short": "a"}, {"short": "b"}]
+    [record] = caplog.records
+    assert all(part in record.getMessage() for part in ("a.parquet", "column long", "row group 0", "1000 bytes a row"))
 
 
 def test_what_is_nested_or_binary_is_left_out(tmp_path):
