@@ -86,7 +86,7 @@ def _shards(uri: str, suffixes: tuple[str, ...], options: Options) -> pa.Table:
 def _list_uri(uri: str, options: Options) -> pa.Table:
     local = local_path(uri)
     taken_literally = local is not None and os.path.exists(local)  # a folder may be called show [2024]
-    base, pattern = (local or uri, None) if taken_literally else split_glob(uri if local is None else local)
+    base, pattern = (local or uri, None) if taken_literally else split_glob(uri if local is None else _normal(local))
     if is_s3(uri):
         found: Iterable[pa.RecordBatch] = _list_s3(base, options)
     elif local is not None:
@@ -95,6 +95,11 @@ def _list_uri(uri: str, options: Options) -> pa.Table:
         found = batches(_walk_fsspec(base, options))
     listing = pa.Table.from_batches(found, LISTING)
     return listing.filter(_matches(listing["uri"], [pattern])) if pattern else listing
+
+
+def _normal(path: str) -> str:
+    """Return a glob as the paths are written that are found: absolute, without //, . and .."""
+    return os.path.abspath(path) if any(character in path for character in GLOB_CHARACTERS) else path
 
 
 def split_glob(uri: str) -> tuple[str, str | None]:
@@ -121,10 +126,19 @@ def _damaged(listing: pa.Table) -> pa.ChunkedArray:
 def _matches(uris: pa.ChunkedArray, patterns: Iterable[str]) -> pa.ChunkedArray:
     alternatives = [
         ("" if "://" in pattern or pattern.startswith("/") else "(?s:.*[/#])?") + fsspec.utils.glob_translate(pattern)
-        for pattern in patterns
+        for written in patterns
+        for pattern in _spellings(written)
     ]
     expression = "|".join(_as_re2(alternative) for alternative in alternatives)
     return pc.match_substring_regex(uris, f"^(?:{expression})$")
+
+
+def _spellings(pattern: str) -> tuple[str, ...]:
+    """Return a pattern as the uris may be written that it is meant for."""
+    if is_s3(pattern):
+        rest = pattern.partition("://")[2]
+        return f"s3://{rest}", f"s3a://{rest}"
+    return (pattern, local_path(pattern) or pattern) if pattern.startswith("file://") else (pattern,)
 
 
 def _as_re2(expression: str) -> str:

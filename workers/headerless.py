@@ -1,5 +1,6 @@
 """Audio without a header: what it is cannot be told from its bytes, so a file's name or its manifest says it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -80,4 +81,18 @@ def raw_audio(name: str, metadata: Mapping[str, str]) -> RawAudio | None:
         return None
     if told in FIXED:
         return RawAudio(told, rate)
-    return RawAudio(told, int(metadata.get("sample_rate") or rate), int(metadata.get("channels") or 1))
+    return RawAudio(told, _whole(metadata, "sample_rate", rate), _whole(metadata, "channels", 1))
+
+
+def _whole(metadata: Mapping[str, str], column: str, default: int) -> int:
+    """Return a column's whole number, also where a table with gaps made it 8000.0; `default` where it says nothing."""
+    text = (metadata.get(column) or "").strip()
+    if not text or text.lower() == "nan":
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer():
+        raise ValueError(f"the manifest's column {column} is {text[:80]!r}, and no whole number")
+    return int(number)

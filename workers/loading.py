@@ -3,11 +3,13 @@
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
+from workers.container import sniff
 from workers.objects import Fetched, ObjectError, fetch
-from workers.recording import Recording
+from workers.recording import Recording, wrong_hint
 from workers.shards import read_neighbours, read_piece, too_big
 from workers.source import local_path
 from workers.stores import ReadingStopped
@@ -15,6 +17,7 @@ from workers.stores import ReadingStopped
 FETCHES_IN_FLIGHT: Final = 16
 BYTES_IN_FLIGHT: Final = 64 << 20
 NEIGHBOURS_BYTES: Final = 4 << 20  # of a tar, read with one request
+HEAD_BYTES: Final = 64 << 10  # of an object, by which it is told whether it has a header
 NEIGHBOURS_GAP: Final = 64 << 10  # between two members that are still read together: less than a request costs
 
 Loaded = tuple[Recording, Fetched | ObjectError]
@@ -35,6 +38,28 @@ def load_ahead(recordings: Iterable[Recording], settings: SourceSettings) -> Gen
     Local files are read when their turn comes; members of a .tar are fetched with their neighbours; a piece of a shard
     that can only be read from its beginning is read once, as a stream.
     """
+    with closing(_loaded(recordings, settings)) as loaded:
+        for recording, outcome in loaded:
+            yield recording, _unless_hopeless(recording, outcome)
+
+
+def _unless_hopeless(recording: Recording, outcome: Fetched | ObjectError) -> Fetched | ObjectError:
+    """Return a failure instead of bytes without a header, where what the manifest says of them makes no sense."""
+    wrong = wrong_hint(recording)
+    if wrong is None or isinstance(outcome, ObjectError) or not outcome.size_bytes or sniff(_head(outcome)):
+        return outcome
+    outcome.release()
+    return ObjectError("not_audio", f"{recording.source.uri} has no header that we know, and {wrong}")
+
+
+def _head(fetched: Fetched) -> bytes:
+    if fetched.path is None:
+        return fetched.content[:HEAD_BYTES]
+    with open(fetched.path, "rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def _loaded(recordings: Iterable[Recording], settings: SourceSettings) -> Generator[Loaded]:
     ahead: deque[tuple[list[Recording], Future[list[Fetched | ObjectError]]]] = deque()
     bytes_ahead = 0
     with ThreadPoolExecutor(FETCHES_IN_FLIGHT, thread_name_prefix="fetch") as fetchers:

@@ -29,7 +29,16 @@ class Recording:
 
 def raw_audio_of(recording: Recording) -> RawAudio | None:
     """Return what a recording is if it has no header; a manifest that makes no sense says nothing."""
+    return _told(recording)[0]
+
+
+def wrong_hint(recording: Recording) -> str | None:
+    """Return what makes no sense of what a manifest says of audio without a header; it counts where there is none."""
+    return _told(recording)[1]
+
+
+def _told(recording: Recording) -> tuple[RawAudio | None, str | None]:
     try:
-        return raw_audio(recording.source.uri, dict(recording.metadata))
-    except ValueError:
-        return None
+        return raw_audio(recording.source.uri, dict(recording.metadata)), None
+    except ValueError as error:
+        return None, str(error)

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+import pipelines.sources
 from pipelines.errors import RecipeError
 from pipelines.recipe_sections import SourceSection
 from pipelines.sources import LISTING, list_source
@@ -69,6 +71,39 @@ def test_a_single_file_is_a_source(corpus):
 )
 def test_a_glob_chooses_by_the_whole_path(corpus, scheme, glob, expected):
     assert listed(corpus, f"{scheme}{corpus}/{glob}") == expected
+
+
+@pytest.mark.parametrize(
+    "glob",
+    [
+        "./deep/*.wav",
+        "deep/*.wav",
+        "deep//*.wav",
+        "er/../deep/*.wav",
+        "./deep/./[c].wav",
+        "file://{}//deep/../deep/*.wav",
+    ],
+)
+def test_a_glob_may_be_written_from_here_and_in_any_spelling(corpus, monkeypatch, glob):
+    monkeypatch.chdir(corpus)
+    assert listed(corpus, glob.format(corpus)) == ["deep/c.wav"]
+
+
+def test_a_glob_from_here_does_not_match_further_down(corpus, monkeypatch):
+    (corpus / "deep" / "deep").mkdir()
+    (corpus / "deep" / "deep" / "z.wav").write_bytes(b"1")
+    monkeypatch.chdir(corpus)
+    assert listed(corpus, "deep/*.wav") == ["deep/c.wav"]
+
+
+@pytest.mark.parametrize("glob", ["s3://b/c/*.wav", "s3a://b/c/*.wav"])
+def test_a_glob_of_either_spelling_of_s3_matches_both(glob):
+    uris = pa.chunked_array([["s3://b/c/a.wav", "s3a://b/c/a.wav", "s3://b/c/d/a.wav"]])
+    assert pipelines.sources._matches(uris, [glob]).to_pylist() == [True, True, False]
+
+
+def test_include_may_be_a_file_uri(corpus):
+    assert listed(corpus, str(corpus), include=(f"file://{corpus}/*.wav",)) == ["a.wav"]
 
 
 @pytest.mark.parametrize(
