@@ -1,10 +1,14 @@
 """Manifests: CSV, JSON Lines or Parquet files that name recordings and say things about them."""
 
+import codecs
 import gzip
 import io
+import json
+import logging
 import posixpath
 import zlib
 from collections.abc import Collection
+from itertools import islice
 from typing import Any, Final
 
 import fsspec
@@ -19,6 +23,8 @@ from pipelines.errors import RecipeError, StoreError
 from schemas.records import PROBLEM
 from workers.source import local_path
 from workers.stores import Options, fsspec_options, is_s3
+
+logger = logging.getLogger(__name__)
 
 ENTRIES: Final = pa.schema(
     [
@@ -37,7 +43,7 @@ BATCH_ROWS: Final = 10_000
 
 
 def read_manifest(manifest: str, options: Options, allow: Collection[str] = ()) -> pa.Table:
-    """Return a manifest's entries, schema ENTRIES; a uri that comes twice is taken the first time.
+    """Return a manifest's entries, schema ENTRIES; a recording that comes twice is taken the first time.
 
     The column `uri` or `path` names the recording, relative to the manifest's folder where it is relative; every
     other column becomes metadata, as text. NeMo's `audio_filepath` and the first of lhotse's `sources` do too. What a
@@ -59,7 +65,7 @@ def read_manifest(manifest: str, options: Options, allow: Collection[str] = ()) 
     entries = pa.Table.from_batches(
         [_entries(manifest, name, batch, allow) for batch in table.to_batches(max_chunksize=BATCH_ROWS)], ENTRIES
     )
-    return _first_of_each(entries)
+    return _first_of_each(manifest, entries)
 
 
 def _entries(manifest: str, name: str, batch: pa.RecordBatch, allow: Collection[str]) -> pa.RecordBatch:
@@ -130,7 +136,7 @@ def _parse(manifest: str, content: bytes) -> pa.Table:
             return _parse_json(content)
         if kind == "parquet":
             return pyarrow.parquet.read_table(io.BytesIO(content))
-    except (pa.ArrowException, UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+    except (pa.ArrowException, ValueError, OSError, EOFError, zlib.error) as error:
         raise RecipeError(f"{manifest} is not a readable {kind} file: {error}") from None
     raise RecipeError(f"{manifest} is no manifest: its name must end in .csv, .jsonl or .parquet")
 
@@ -144,12 +150,65 @@ def _parse_csv(content: bytes) -> pa.Table:
 
 
 def _parse_json(content: bytes) -> pa.Table:
-    """Read text that looks like a date as the text it is."""
+    """Read text that looks like a date as the text it is; what Arrow has no columns for, line by line."""
+    try:
+        return _parse_json_as_columns(content)
+    except pa.ArrowException:  # a column of several types, a line longer than a block, or no JSON
+        return _parse_json_by_line(content)
+
+
+def _parse_json_as_columns(content: bytes) -> pa.Table:
     table = pyarrow.json.read_json(io.BytesIO(content))
     dates = pa.schema([(field.name, pa.string()) for field in table.schema if pa.types.is_timestamp(field.type)])
     if not dates.names:
         return table
     return pyarrow.json.read_json(io.BytesIO(content), parse_options=pyarrow.json.ParseOptions(explicit_schema=dates))
+
+
+def _parse_json_by_line(content: bytes) -> pa.Table:
+    """Read values as text, but for lhotse's sources; a million lines take some 10 s more than by columns."""
+    lines = enumerate(io.BytesIO(content.removeprefix(codecs.BOM_UTF8)), 1)
+    tables = [pa.table({})]
+    while batch := list(islice(lines, BATCH_ROWS)):
+        rows = [_object(line, number) for number, line in batch if line.strip()]
+        names = dict.fromkeys(name for row in rows for name in row)
+        if LHOTSE_SOURCES in names and not names.keys() & set(NAME_COLUMNS):  # of lhotse's nothing nested is kept
+            rows = [{name: row[name] for name in row if _is_kept_of_lhotse(name, row[name])} for row in rows]
+        tables.append(pa.table({_utf8(name): _column(name, [row.get(name) for row in rows]) for name in names}))
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _object(line: bytes, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {number} is no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number} is no JSON object; each line is one, with a column's name for each value")
+    return row
+
+
+def _column(name: str, values: list[Any]) -> pa.Array:
+    if name == LHOTSE_SOURCES:
+        return pa.array([_lhotse_sources(value) for value in values], pa.list_(pa.struct([("source", pa.string())])))
+    return pa.array([None if value is None else _utf8(_text(value)) for value in values], pa.string())
+
+
+def _is_kept_of_lhotse(name: str, value: Any) -> bool:
+    return name == LHOTSE_SOURCES or not isinstance(value, list | dict)
+
+
+def _lhotse_sources(value: Any) -> list[dict[str, str]] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or any(not isinstance(one, dict) or "source" not in one for one in value):
+        raise ValueError("it has a column sources that is not lhotse's: lists of type, source")
+    return [{"source": _utf8(_text(one["source"]))} for one in value]
+
+
+def _utf8(text: str) -> str:
+    """Return text with what no UTF-8 can say, half a surrogate pair, written out."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _absolute(manifest: str, entry: str) -> str:
@@ -171,7 +230,45 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _first_of_each(entries: pa.Table) -> pa.Table:
+def _first_of_each(manifest: str, entries: pa.Table) -> pa.Table:
+    """Return the first row of each recording, under its plain name where the manifest has that too."""
+    places = pa.chunked_array(
+        [pa.array([_place(uri) for uri in chunk.to_pylist()], pa.string()) for chunk in entries["uri"].chunks],
+        pa.string(),
+    )
     positions = pa.array(np.arange(entries.num_rows))
-    first = entries.append_column("position", positions).group_by("uri").aggregate([("position", "min")])
-    return entries.take(first["position_min"].combine_chunks().sort())
+    table = pa.table({"place": places, "position": positions})
+    kept = table.group_by("place").aggregate([("position", "min")])["position_min"].combine_chunks().sort()
+    first = entries.take(kept)
+    if len(kept) < entries.num_rows:
+        logger.warning(
+            "%s has %d rows that name a recording which a row before them names; they are left out, %s among them. "
+            "A recording is read whole and once, so columns such as offset and duration choose no part of it",
+            *(manifest, entries.num_rows - len(kept), _left_out(entries, kept)),
+        )
+        plain = entries["uri"].filter(pc.equal(entries["uri"], places))
+        at = places.take(kept)
+        uris = pc.if_else(pc.is_in(at, value_set=plain.combine_chunks()), at, first["uri"])
+        first = first.set_column(0, ENTRIES.field("uri"), uris)
+    return first
+
+
+def _left_out(entries: pa.Table, kept: pa.Array) -> str:
+    """Return a uri whose row is not kept."""
+    wanted = np.setdiff1d(np.arange(entries.num_rows), kept.to_numpy(), assume_unique=True)
+    return str(entries["uri"][int(wanted[0])].as_py())
+
+
+def _place(uri: str) -> str:
+    """Return what all spellings of a uri share: a plain path without // and /./, or one scheme of S3.
+
+    Two dots stay: where a folder is a link, its parent is another.
+    """
+    if is_s3(uri):
+        return f"s3://{uri.partition('://')[2]}"
+    path = local_path(uri)
+    if path is None or not path.startswith("/"):
+        return uri
+    if "//" not in path and "/." not in path:
+        return path
+    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))

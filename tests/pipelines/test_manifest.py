@@ -104,6 +104,34 @@ def test_two_spellings_of_one_place_are_one_recording(tmp_path):
     assert found == [(f"{tmp_path}/a.wav", {"n": "1"})]
 
 
+@pytest.mark.parametrize("spelling", ["{folder}/a.wav", "file://{folder}/a.wav", "{folder}/./a.wav", "{folder}//a.wav"])
+def test_a_spelling_stays_where_it_is_the_only_one_and_makes_way_for_the_plain_path(tmp_path, spelling):
+    other = spelling.format(folder=tmp_path)
+    assert entries(tmp_path, "list.csv", f"uri,n\n{other},1\n") == [(other, {"n": "1"})]
+    both = entries(tmp_path, "list.csv", f"uri,n\n{other},1\n{tmp_path}/b.wav,2\n{tmp_path}/a.wav,3\n")
+    assert both == [(f"{tmp_path}/a.wav", {"n": "1"}), (f"{tmp_path}/b.wav", {"n": "2"})]
+
+
+def test_both_spellings_of_s3_are_one_place(tmp_path):
+    assert entries(tmp_path, "list.csv", "uri\ns3a://b/a\n") == [("s3a://b/a", {})]
+    assert entries(tmp_path, "list.csv", "uri\ns3a://b/a\ns3://b/a\ns3://b//a\n") == [
+        ("s3://b/a", {}),
+        ("s3://b//a", {}),
+    ]
+
+
+def test_two_dots_may_lead_elsewhere_and_stay(tmp_path):
+    assert len(entries(tmp_path, "list.csv", "uri\n/d/link/../a.wav\n/d/a.wav\n")) == 2
+
+
+def test_rows_that_are_left_out_are_told_with_their_number(tmp_path, caplog):
+    rows = [{"audio_filepath": "a.wav", "offset": float(n), "duration": 1.0, "text": str(n)} for n in range(3)]
+    [(_, metadata)] = entries(tmp_path, "list.jsonl", as_jsonl(rows))
+    assert metadata["text"] == "0"
+    [record] = caplog.records
+    assert all(part in record.getMessage() for part in ("list.jsonl has 2 rows", f"{tmp_path}/a.wav", "offset"))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -127,6 +155,51 @@ def test_json_keeps_text_as_it_is_written_and_writes_numbers_as_text(tmp_path):
     assert entries(tmp_path, "list.jsonl", content) == [
         ("/a", {"id": "007", "date": "2024-05-01", "take": "3", "gain": "0.5"})
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ('{"uri": "/a", "id": 1}', '{"uri": "/b", "id": "x"}', ["1", "x"]),
+        ('{"uri": "/a", "id": 1}', '{"uri": "/b", "id": {"k": [1]}}', ["1", "{'k': [1]}"]),
+        ('{"uri": "/a", "id": true}', '{"uri": "/b", "id": "2024-05-01"}', ["True", "2024-05-01"]),
+        ('{"uri": "/a", "id": [1, "x"]}', '{"uri": "/b", "id": "\\ud800"}', ["[1, 'x']", "\\ud800"]),
+    ],
+)
+def test_a_json_column_may_hold_values_of_several_types(tmp_path, first, second, expected):
+    content = f"\ufeff{first}\n\n{second}\r\n"
+    assert entries(tmp_path, "list.jsonl", content) == [("/a", {"id": expected[0]}), ("/b", {"id": expected[1]})]
+
+
+def test_a_json_line_may_be_long(tmp_path):
+    rows = [{"uri": "/a", "peaks": "x" * 3_000_000}, {"uri": "/b", "late": "yes"}]
+    found = entries(tmp_path, "list.jsonl", as_jsonl(rows))
+    assert [len(found[0][1]["peaks"]), found[1]] == [3_000_000, ("/b", {"late": "yes"})]
+
+
+def test_a_mixed_json_manifest_of_many_batches_keeps_its_columns_and_its_nulls(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.manifest.BATCH_ROWS", 7)
+    rows = [{"uri": f"/{number:03d}", "id": number if number % 2 else "x"} for number in range(40)]
+    rows.append({"uri": None, "id": 1, "late": 2})
+    rows.append({"uri": "/last", "late": 2})
+    found = entries(tmp_path, "list.jsonl", as_jsonl(rows))
+    assert found[:40] == [(row["uri"], {"id": str(row["id"])}) for row in rows[:40]]
+    assert found[40:] == [("/last", {"late": "2"})]
+
+
+def test_a_lhotse_manifest_of_several_types_names_its_sources(tmp_path):
+    sources = [{"type": "file", "source": "a.wav"}]
+    rows = [{"id": 1, "sources": sources, "channel_ids": [0]}, {"id": "x", "sources": []}]
+    assert entries(tmp_path, "list.jsonl", as_jsonl(rows)) == [(f"{tmp_path}/a.wav", {"id": "1"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b'{"uri": "/a"}\n{"uri": \n', "line 2 is no JSON"), (b'[{"uri": "/a"}]\n', "line 1 is no JSON object")],
+)
+def test_the_line_that_is_no_json_is_named(tmp_path, content, told):
+    with pytest.raises(RecipeError, match=told):
+        entries(tmp_path, "list.jsonl", content)
 
 
 def test_parquet_values_become_text_and_nulls_are_left_out(tmp_path):
