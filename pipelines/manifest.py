@@ -242,8 +242,8 @@ def _first_of_each(manifest: str, entries: pa.Table) -> pa.Table:
     first = entries.take(kept)
     if len(kept) < entries.num_rows:
         logger.warning(
-            "%s has %d rows that name a recording which a row before them names; they are left out, %s among them. "
-            "A recording is read whole and once, so columns such as offset and duration choose no part of it",
+            "%s: rows left out because a row before them names the same recording: %d, of %s for one. A recording is "
+            "read whole and once; columns such as offset and duration choose no part of it",
             *(manifest, entries.num_rows - len(kept), _left_out(entries, kept)),
         )
         plain = entries["uri"].filter(pc.equal(entries["uri"], places))

@@ -207,8 +207,8 @@ class _Notes:
         """Say which sidecars were not read, if any."""
         if self.too_long:
             logger.warning(
-                "%s: %d sidecars are longer than %d bytes and become no metadata, %r first; make them shorter",
-                *(shard, len(self.too_long), SIDECAR_BYTES, self.too_long[0]),
+                "%s: sidecars of more than %d bytes, which become no metadata: %d, %r first; make them shorter",
+                *(shard, SIDECAR_BYTES, len(self.too_long), self.too_long[0]),
             )
 
 

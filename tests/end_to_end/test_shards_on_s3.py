@@ -314,7 +314,7 @@ def test_damage_and_refused_members_are_failures_beside_what_is_read(cluster, s3
 def test_what_a_manifest_on_s3_may_not_name_fails_and_the_rest_is_read(cluster, s3, bucket, tmp_path: Path) -> None:
     secret = tmp_path / "secret.wav"
     secret.write_bytes((DEMO / "en/invalid.wav").read_bytes())
-    refused = [str(secret), f"file://{secret}", "../tars/a.tar", "http://127.0.0.1:9/a.wav"]
+    refused = [str(secret), f"file://{tmp_path}/another.wav", "../tars/a.tar", "http://127.0.0.1:9/a.wav"]
     entries = ["en/invalid.wav", *refused, "s3://shards/plain/en/vm-goodbye.wav"]
     rows = [f"{entry},take {number}" for number, entry in enumerate(entries)]
     s3.filesystem().pipe_file("shards/plain/list.csv", "\n".join(["path,take", *rows, ""]).encode())
@@ -324,7 +324,7 @@ def test_what_a_manifest_on_s3_may_not_name_fails_and_the_rest_is_read(cluster, 
         "SELECT uri, code, transient, message FROM failures WHERE corpus = 'listed' ORDER BY uri"
     ).fetchall()
     assert sorted(row[0] for row in failures) == sorted(
-        [str(secret), f"file://{secret}", "s3://shards/tars/a.tar", "http://127.0.0.1:9/a.wav"]
+        [str(secret), f"file://{tmp_path}/another.wav", "s3://shards/tars/a.tar", "http://127.0.0.1:9/a.wav"]
     )
     assert {row[1:3] for row in failures} == {("source_refused", False)}
     assert all("source.allow" in row[3] for row in failures)
