@@ -230,8 +230,12 @@ def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool
 
 
 def _each_name_once(members: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the members, of those that bear one name the last, which is the one that tar would leave behind."""
-    return list({member["name"]: member for member in members}.values())
+    """Return the members in their order, of those that bear one name the last, which is what tar would leave behind."""
+    named: dict[str, dict[str, Any]] = {}
+    for member in members:
+        named.pop(member["name"], None)
+        named[member["name"]] = member
+    return list(named.values())
 
 
 def _key(name: str) -> str:

@@ -278,6 +278,14 @@ def test_what_is_said_twice_under_one_name_is_kept_once_so_that_it_can_be_planne
     assert find_delta(store, NO_RUNS, "c", table, STAGES).new == 1
 
 
+def test_of_two_members_with_one_name_the_last_is_listed_in_its_own_place(tmp_path, store):
+    members = [("a.wav", b"old"), ("b.wav", b"2"), ("a.wav", b"new")]
+    for shard in TARS:
+        table = listing(write_tar(tmp_path / shard, members))
+        assert [uri.partition("#")[2] for uri in table["uri"].to_pylist()] == ["b.wav", "a.wav"]
+        assert read_all(store, table) == {"b.wav": b"2", "a.wav": b"new"}
+
+
 @pytest.mark.parametrize("shard", TARS)
 def test_folders_and_pictures_are_no_recordings(tmp_path, shard):
     others = [

@@ -60,6 +60,13 @@ def short_spool(monkeypatch):
     monkeypatch.setattr(objects, "SPOOL_BYTES", 1000)
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path, monkeypatch):
+    """Private copies of other tests, which may run at once, lie elsewhere."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
 def spools():
     return set(glob.glob(os.path.join(tempfile.gettempdir(), "phonolake-*")))
 

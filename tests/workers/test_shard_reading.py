@@ -116,6 +116,13 @@ def loaded(sources: list[Source], settings: SourceSettings = SETTINGS) -> list[b
     return [said(outcome) for _, outcome in found]
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path, monkeypatch):
+    """Private copies of other tests, which may run at once, lie elsewhere."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+
+
 def spools() -> set[str]:
     return set(glob.glob(os.path.join(tempfile.gettempdir(), "phonolake-*")))
 
