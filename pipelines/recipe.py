@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipelines.errors import RecipeError
+from pipelines.places import refuse_overlap
 from pipelines.recipe_sections import (
     REFERENCE,
     AudioSection,
@@ -105,7 +106,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     A relative local source or lake is relative to the recipe's folder.
 
     Raises:
-        RecipeError: the file is missing, not YAML, or not a recipe; the message names each key.
+        RecipeError: the file is missing, not YAML, or not a recipe, where the message names each key; or source and
+            lake lie in each other.
     """
     try:
         content = yaml.safe_load(path.read_text())
@@ -117,7 +119,9 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(f"{path} is not a recipe: its top level must be a mapping with corpus, source and lake")
     for override in overrides or []:
         _override(content, override)
-    return _anchored(parse_recipe(content, str(path)), path.resolve().parent)
+    recipe = _anchored(parse_recipe(content, str(path)), path.resolve().parent)
+    refuse_overlap(recipe.source, recipe.lake)
+    return recipe
 
 
 def parse_recipe(content: dict[str, Any], name: str) -> Recipe:

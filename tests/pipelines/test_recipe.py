@@ -213,9 +213,10 @@ def test_a_relative_manifest_is_anchored_too(tmp_path):
 
 @pytest.mark.parametrize("uri", ["s3://bucket/x/", "s3a://bucket/x", "/absolute/x", "file:///x/"])
 def test_absolute_places_stay_as_they_are(tmp_path, uri):
-    path = written(tmp_path, yaml.safe_dump({**SMALLEST, "source": {"uri": uri}, "lake": {"uri": uri}}))
+    lake = uri.rstrip("/") + "-lake"
+    path = written(tmp_path, yaml.safe_dump({**SMALLEST, "source": {"uri": uri}, "lake": {"uri": lake}}))
     found = load_recipe(path)
-    assert (found.source.uri, found.lake.uri) == (uri, uri)
+    assert (found.source.uri, found.lake.uri) == (uri, lake)
 
 
 def test_a_home_folder_is_expanded(tmp_path, monkeypatch):

@@ -1,0 +1,90 @@
+"""Where source and lake lie to each other: a lake that its source can see would be read as recordings every night."""
+
+import os
+import re
+from typing import Final
+
+import fsspec.utils
+
+from pipelines.errors import RecipeError
+from pipelines.recipe_sections import LakeSection, SourceSection
+from schemas import layout
+from workers.source import local_path
+from workers.stores import is_s3, split_s3
+
+GLOB: Final = re.compile(r"[*?\[]")
+OWN_FILES: Final = (
+    layout.data_file("recordings", "corpus", "2024-01-01", "00001", 0),
+    layout.plan_file("corpus", "00001"),
+    layout.ledger_file("corpus", "00001"),
+    f"{layout.TEMPORARY}/phonolake-0/0.parquet",
+)
+"""Files such as every lake holds; what a source's globs leave out of these, they leave out of the lake."""
+
+
+def refuse_overlap(source: SourceSection, lake: LakeSection) -> None:
+    """Refuse a lake whose own files the source would list, and a source that lies inside the lake.
+
+    Links in local paths are followed. A manifest names its files one by one, and a lake's are none of them.
+
+    Raises:
+        RecipeError: one lies in the other; the message says what to write instead.
+    """
+    if source.manifest is not None or not _same_store(source, lake):
+        return
+    base, pattern = _base(source)
+    inner, outer = _parts(lake.uri), _parts(base)
+    if _lies_in(inner, outer):
+        seen = "/".join([base.rstrip("/"), *inner[len(outer) :]])
+        if any(_is_listed(f"{seen}/{path}", pattern, source) for path in OWN_FILES):
+            raise RecipeError(
+                f"lake {lake.uri} lies inside the source {source.where}, which would read the lake's own files as "
+                f'recordings; put the lake beside it, or leave it out: source.exclude: ["{seen}/**"]'
+            )
+    elif _lies_in(outer, inner):
+        raise RecipeError(
+            f"the source {source.where} lies inside the lake {lake.uri}, which holds nothing but what runs write; put "
+            f"one beside the other, such as lake: {{uri: {lake.uri.rstrip('/')}-lake}}"
+        )
+
+
+def _same_store(source: SourceSection, lake: LakeSection) -> bool:
+    if is_s3(source.where) and is_s3(lake.uri):
+        return source.storage.endpoint_url == lake.storage.endpoint_url
+    return local_path(source.where) is not None and local_path(lake.uri) is not None
+
+
+def _base(source: SourceSection) -> tuple[str, str | None]:
+    """Return the folder that a source lists, and the glob that chooses from it; None without one."""
+    where = local_path(source.where) or source.where
+    literal = not is_s3(where) and os.path.exists(where)  # a folder may be called show [2024]
+    wild = None if literal else GLOB.search(where)
+    return (where, None) if wild is None else (where[: where.rfind("/", 0, wild.start()) + 1] or "/", where)
+
+
+def _parts(uri: str) -> list[str]:
+    """Return a place as the steps that lead to it, links followed."""
+    if is_s3(uri):
+        bucket, key = split_s3(uri)
+        return [bucket, *filter(None, key.split("/"))]
+    return [part for part in os.path.realpath(local_path(uri) or uri).split("/") if part]
+
+
+def _lies_in(inner: list[str], outer: list[str]) -> bool:
+    return inner[: len(outer)] == outer
+
+
+def _is_listed(uri: str, pattern: str | None, source: SourceSection) -> bool:
+    """Whether a source takes a file of this name; the globs mean what they mean in pipelines.sources."""
+    ends = (".tar", ".tar.gz", ".tgz") if source.tar else (".parquet",) if source.parquet else ("",)
+    chosen = uri.endswith(ends) and (pattern is None or _matches(uri, (pattern,)))
+    included = not source.include or _matches(uri, source.include)
+    return chosen and included and not _matches(uri, source.exclude)
+
+
+def _matches(uri: str, patterns: tuple[str, ...]) -> bool:
+    anywhere = "(?s:.*[/#])?"
+    return any(
+        re.match(("" if "://" in one or one.startswith("/") else anywhere) + fsspec.utils.glob_translate(one), uri)
+        for one in patterns
+    )
