@@ -3,6 +3,9 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from pipelines.lake import open_lake
 from pipelines.run_record import load_run_record
 from pipelines.runs import corpora, find_runs, load_plan, load_seal
@@ -89,13 +92,24 @@ def failures(store: Store, *, history: bool = False) -> list[dict[str, Any]]:
     return [dict(zip(query.columns, row, strict=True)) for row in query.fetchall()]
 
 
-def summary(seal: Seal) -> dict[str, Any]:
-    """Return what a run did, as `run --json` prints it."""
+def without_speech(store: Store, seal: Seal) -> int:
+    """Return how many recordings of a run were decoded, and heard, and hold no speech: they have no segment."""
+    found = 0
+    for file in seal.files:
+        if file.table == "recordings":
+            read = store.read_parts(file.path, lambda one: pq.read_table(one, columns=["speech_seconds"]))
+            found += pc.sum(pc.equal(read["speech_seconds"], 0)).as_py() or 0  # null where nothing listened for it
+    return found
+
+
+def summary(seal: Seal, speechless: int = 0) -> dict[str, Any]:
+    """Return what a run did, as `run --json` prints it; `speechless` is what without_speech counted."""
     rows = {table: sum(file.rows for file in seal.files if file.table == table) for table in TABLES}
     facts = asdict(seal)
     kept = ("corpus", "run", "planned_at", "sealed_at", "attempts", "recordings", "ok", "partial", "failed", "returned")
     return {
         **{name: facts[name] for name in kept},
+        "without_speech": speechless,
         "audio_hours": seal.audio_seconds / 3600,
         "rows": rows,
         "files": len(seal.files),
@@ -103,16 +117,23 @@ def summary(seal: Seal) -> dict[str, Any]:
     }
 
 
-def summary_text(seal: Seal, seconds: float, lake: str) -> str:
+def summary_text(seal: Seal, seconds: float, lake: str, speechless: int = 0) -> str:
     """Return the closing summary of a run that took `seconds`."""
     facts = summary(seal)
     tables = "\n".join(f"  {table:<13} {rows:>9,} rows" for table, rows in facts["rows"].items() if rows)
     return (
         f"run {seal.run} of corpus {seal.corpus}: {seal.recordings:,} recordings, {seal.audio_seconds / 3600:.2f} h of "
         f"audio in {seconds:.0f} s ({seal.audio_seconds / max(seconds, 1e-9):.0f} audio s/s)\n"
-        f"  {seal.ok:,} ok, {seal.partial:,} partial, {seal.failed:,} failed\n{tables}\n"
+        f"  {seal.ok:,} ok, {seal.partial:,} partial, {seal.failed:,} failed\n{_speechless_text(speechless)}{tables}\n"
         f"  {facts['files']} files, {megabytes(facts['size_bytes'])}, in {lake}"
     )
+
+
+def _speechless_text(count: int) -> str:
+    if not count:
+        return ""
+    why = "no segment, so no row of any model; segments.by: windows or whole takes them too"
+    return f"  {count:,} recordings without speech: {why}\n"
 
 
 def megabytes(size_bytes: int) -> str:

@@ -1,5 +1,6 @@
 """Commands that carry a recipe out: run, retry, abandon, plan, demo."""
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ def _carry(
 ) -> None:
     """Carry out a command that may end in a seal, and say what it did."""
     from pipelines.operation import operating
-    from pipelines.report import summary, summary_text
+    from pipelines.report import summary, summary_text, without_speech
     from pipelines.run import open_lake
 
     check_warehouse(recipe)
@@ -86,10 +87,17 @@ def _carry(
         say(facts, f"corpus {recipe.corpus}: {otherwise}{fed.text()}", as_json)
         fed.check()
         return
-    text = summary_text(seal, time.monotonic() - started, recipe.lake.uri)
+    seconds, speechless = time.monotonic() - started, without_speech(open_lake(recipe), seal)
+    text = summary_text(seal, seconds, recipe.lake.uri, speechless)
     if seal.failed:
-        text += f"\n  see why: phonolake failures {recipe.lake.uri}"
+        text += f"\n  see why: phonolake failures {_as_arguments(recipe)}"
     if seal.returned:
         text += f"\n  {seal.returned:,} recordings return to the next plan"
-    say({**summary(seal), **fed.facts()}, text + fed.text(), as_json)
+    say({**summary(seal, speechless), **fed.facts()}, text + fed.text(), as_json)
     fed.check()
+
+
+def _as_arguments(recipe: Recipe) -> str:
+    """Return a recipe's lake as a command takes it, ready for a shell."""
+    endpoint = recipe.lake.storage.endpoint_url
+    return shlex.join([recipe.lake.uri, *(("--endpoint-url", endpoint) if endpoint else ())])

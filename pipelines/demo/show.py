@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -14,11 +15,10 @@ from pipelines.errors import RecipeError
 from pipelines.lake import open_lake
 from pipelines.operation import operating
 from pipelines.recipe import load_recipe
-from pipelines.report import summary, summary_text
+from pipelines.report import summary, summary_text, without_speech
 from pipelines.run import run
 from pipelines.runs import corpora
 from pipelines.store import Store
-from schemas.records import Seal
 from schemas.tables import TABLES
 
 RECIPE: Final = Path(__file__).with_name("recipe.yaml")
@@ -50,11 +50,12 @@ def run_demo(lake: Path, *, as_json: bool) -> None:
     with operating(recipe, lambda: Store(recipe.lake.uri)):
         seal = run(recipe)
     assert seal is not None  # the lake is new, so everything in it is
-    connection = open_lake(Store(str(lake)))
+    store = Store(str(lake))
+    connection, speechless = open_lake(store), without_speech(store, seal)
     if as_json:
-        print(json.dumps({**summary(seal), "word_error_rate": word_error_rate(connection)}, indent=1))
+        print(json.dumps({**summary(seal, speechless), "word_error_rate": word_error_rate(connection)}, indent=1))
         return
-    _show(connection, seal, time.monotonic() - started, lake)
+    _show(connection, summary_text(seal, time.monotonic() - started, str(lake), speechless), lake)
 
 
 def _make_room(lake: Path) -> None:
@@ -67,7 +68,7 @@ def _make_room(lake: Path) -> None:
     shutil.rmtree(lake)
 
 
-def _show(connection: duckdb.DuckDBPyConnection, seal: Seal, seconds: float, lake: Path) -> None:
+def _show(connection: duckdb.DuckDBPyConnection, closing: str, lake: Path) -> None:
     [(recordings, audio_seconds, formats)] = connection.sql(_READ).fetchall()
     print(f"\nREAD      {recordings} recordings, {audio_seconds:.0f} s of audio: {formats}")
     print("\nTABLES")
@@ -86,7 +87,7 @@ def _show(connection: duckdb.DuckDBPyConnection, seal: Seal, seconds: float, lak
     for uri, declared, decoded in connection.sql(partial).fetchall():
         name = "/".join(Path(uri).parts[-2:])
         print(f"  kept as partial: {name}, {decoded:.1f} s decode of the {declared:.1f} s it declares")
-    print(f"\n{summary_text(seal, seconds, str(lake))}\n\nNEXT")
+    print(f"\n{closing}\n\nNEXT")
     for command in _next_commands(lake):
         print(f"  {command}")
 
@@ -122,12 +123,12 @@ def word_error_rate(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
 
 
 def _next_commands(lake: Path) -> list[str]:
-    phonolake = _command()
+    phonolake, where = _command(), shlex.quote(str(lake))
     return [
-        f'{phonolake} query {lake} "SELECT r.uri, s.start_seconds, t.text FROM transcripts t JOIN segments s '
+        f'{phonolake} query {where} "SELECT r.uri, s.start_seconds, t.text FROM transcripts t JOIN segments s '
         'USING (segment_id) JOIN recordings r ON r.recording_id = t.recording_id LIMIT 5"',
-        f"{phonolake} failures {lake}",
-        f"{phonolake} report {lake} --out report.html     # one page: figures, pictures, clips to hear",
+        f"{phonolake} failures {where}",
+        f"{phonolake} report {where} --out report.html     # one page: figures, pictures, clips to hear",
         f"cp {RECIPE.relative_to(Path.cwd()) if RECIPE.is_relative_to(Path.cwd()) else RECIPE} my-recipe.yaml"
         f"     # point it at your audio, then: {phonolake} plan my-recipe.yaml",
     ]
