@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 
 import duckdb
 import typer
@@ -17,6 +17,7 @@ from pipelines.commands.running import abandon, demo, plan, retry, run
 from pipelines.commands.submitting import submit
 from pipelines.commands.warehousing import ddl, publish
 from pipelines.errors import PhonolakeError
+from pipelines.version import version
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     *(run, plan, retry, abandon, submit),
@@ -28,13 +29,27 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
 
 app = typer.Typer(
     name="phonolake",
-    help="A bucket of audio in, typed Parquet tables out.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 for command in COMMANDS:
     app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"phonolake {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _phonolake(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A bucket of audio in, typed Parquet tables out."""
 
 
 def main() -> None:

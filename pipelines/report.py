@@ -1,5 +1,6 @@
 """What a lake says about itself: status per corpus, failures, and the closing summary of a run."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -83,13 +84,55 @@ def _throughput(record: RunRecord | None) -> dict[str, Any] | None:
     return {name: getattr(record, name) for name in _THROUGHPUT}
 
 
-def failures(store: Store, *, history: bool = False) -> list[dict[str, Any]]:
-    """Return the failures as things stand, newest run first; with `history`, also what was put right since."""
-    query = open_lake(store).sql(
-        f"SELECT corpus, run_id, uri, segment_id, stage, code, message, transient, attempts "
-        f"FROM {'failures' if history else 'current_failures'} ORDER BY corpus, run_id DESC, uri, segment_id"
+@dataclass(frozen=True, slots=True)
+class CodeCount:
+    """How many failures have a code, and whether it is one that may pass (`transient`)."""
+
+    code: str
+    transient: bool
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """What failed: counted by code, the most frequent first, and row by row, newest run first."""
+
+    counts: list[CodeCount]
+    rows: list[dict[str, Any]]
+
+    @property
+    def total(self) -> int:
+        """How many there are, whether `rows` holds all or not."""
+        return sum(one.failures for one in self.counts)
+
+
+def failures(
+    store: Store,
+    *,
+    history: bool = False,
+    codes: Collection[str] = (),
+    corpus: str | None = None,
+    limit: int | None = None,
+) -> Failures:
+    """Return the failures as things stand; with `history`, also what was put right since.
+
+    `codes` and `corpus` choose among them; `limit` is the most rows to return, all of them are counted.
+    """
+    chosen = (
+        f"FROM {'failures' if history else 'current_failures'} WHERE (len($codes) = 0 OR list_contains($codes, code)) "
+        f"AND ($corpus IS NULL OR corpus = $corpus)"
     )
-    return [dict(zip(query.columns, row, strict=True)) for row in query.fetchall()]
+    connection, which = open_lake(store), {"codes": list(codes), "corpus": corpus}
+    counts = connection.sql(
+        f"SELECT code, transient, count(*) AS failures {chosen} GROUP BY ALL ORDER BY failures DESC, code", params=which
+    ).fetchall()
+    query = connection.sql(
+        f"SELECT corpus, run_id, uri, recording_id, segment_id, stage, code, message, transient, attempts {chosen} "
+        f"ORDER BY corpus, run_id DESC, uri, segment_id LIMIT {limit if limit is not None else 'NULL'}",
+        params=which,
+    )
+    rows = [dict(zip(query.columns, row, strict=True)) for row in query.fetchall()]
+    return Failures([CodeCount(*row) for row in counts], rows)
 
 
 def without_speech(store: Store, seal: Seal) -> int:

@@ -1,6 +1,7 @@
 """Planning again what failed: whole recordings with the stages they lack, and single segments of a stage."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from pipelines.store import Store
 from schemas import records
 
 _FAILURES: Final = """
-SELECT recording_id, segment_id, stage, right(segment_id, -33)::INTEGER AS segment_index,
+SELECT recording_id, segment_id, stage, code, right(segment_id, -33)::INTEGER AS segment_index,
     CASE WHEN len($codes) = 0 THEN transient ELSE list_contains($codes, code) END AS chosen
 FROM current_failures WHERE corpus_id = $corpus
 """
@@ -54,3 +55,57 @@ def find_failed(store: Store, runs: Runs, listing: pa.Table, stages: list[Stage]
     with database(**known) as scratch:
         again = scratch.sql(_AGAIN, params=parameters(stages)).to_arrow_table()
     return Delta(again.select(records.PLAN.names).cast(records.PLAN), listing.num_rows, 0, 0, again.num_rows, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The failures of a corpus before a retry: by code those that it is to try again, and the others.
+
+    `recordings` is how many recordings the first are of.
+    """
+
+    chosen: dict[str, int]
+    others: dict[str, int]
+    recordings: int
+
+    def left(self, planned: int) -> int:
+        """Return how many recordings were to be tried again, and were not among the `planned` ones."""
+        return max(0, self.recordings - planned)
+
+    def said(self, planned: int, codes: Collection[str]) -> str:
+        """Return what to tell of what a retry of `planned` recordings has not tried; empty where that is nothing."""
+        parts = []
+        if left := self.left(planned):
+            parts.append(
+                f"{left:,} recordings that failed ({_listed(self.chosen)}) are not tried again: the source has them no "
+                f"more, or in another version or way of cutting, which phonolake run takes"
+            )
+        elif codes and not self.chosen:
+            parts.append(f"nothing stands as failed with {', '.join(sorted(codes))}")
+        if self.others and not codes:
+            count = f"{sum(self.others.values()):,}"
+            parts.append(
+                f"{count} failed for reasons that do not pass ({_listed(self.others)}); mend those, then name "
+                f"them with --code"
+            )
+        elif self.others and not planned:
+            parts.append(f"{sum(self.others.values()):,} stand with other codes ({_listed(self.others)})")
+        return "; ".join(parts)
+
+
+def standing_failures(store: Store, corpus: str, codes: Collection[str] = ()) -> Standing:
+    """Return what stands as failed, divided as `find_failed` does."""
+    lake, which = open_lake(store), {"codes": list(codes), "corpus": corpus}
+    counts = lake.sql(f"SELECT chosen, code, count(*) FROM ({_FAILURES}) GROUP BY ALL ORDER BY code", params=which)
+    chosen: dict[str, int] = {}
+    others: dict[str, int] = {}
+    for is_chosen, code, count in counts.fetchall():
+        (chosen if is_chosen else others)[code] = count
+    [(recordings,)] = lake.sql(
+        f"SELECT count(DISTINCT recording_id) FROM ({_FAILURES}) WHERE chosen", params=which
+    ).fetchall()
+    return Standing(chosen, others, recordings)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {code}" for code, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])))

@@ -9,10 +9,14 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.commands.options import AsJson, Endpoint, Lake
+from pipelines.commands.options import AsJson, Codes, Endpoint, Lake, known_codes
 from pipelines.commands.output import cell, lake_store, print_json, print_table, say
 from pipelines.errors import RecipeError
+from pipelines.report import Failures
+from pipelines.runs import corpora
+from schemas.failures import CODES
 
+SHOWN_FAILURES = 50
 MOST_COLUMNS = 8  # a wider result is shown a line per value
 
 
@@ -39,21 +43,50 @@ def status(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -
 def failures(
     lake: Lake,
     history: Annotated[bool, typer.Option("--history", help="Also what a later run or version put right.")] = False,
+    code: Codes = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="Only this corpus.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help=f"How many rows to show.  [default: {SHOWN_FAILURES}; with --json, all]"),
+    ] = None,
     endpoint_url: Endpoint = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what could not be done, and why: as things stand, or in all runs."""
+    """List what could not be done, and why: as things stand, or in all runs; first how often each code."""
     from pipelines.report import failures as read_failures
 
-    rows = read_failures(lake_store(lake, endpoint_url), history=history)
+    store, codes = lake_store(lake, endpoint_url), known_codes(code)
+    if corpus is not None and corpus not in (known := corpora(store)):
+        raise RecipeError(f"{lake} has no corpus {corpus}; it has {', '.join(known)}")
+    shown = limit if limit or as_json else SHOWN_FAILURES
+    found = read_failures(store, history=history, codes=codes, corpus=corpus, limit=shown)
     if as_json:
-        print_json(rows)
-        return
-    table = Table("stage", "code", "message", "segment", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(row["stage"], row["code"], escape(row["message"]), (row["segment_id"] or "")[-5:])
-    print_table(table)
-    print(f"{len(rows)} failures")
+        print_json(found.rows)
+    else:
+        _show_failures(found)
+
+
+def _show_failures(found: Failures) -> None:
+    """Print failures: how often each code, then row by row."""
+    if found.counts:
+        table = Table("code", "failures", "transient", "means", box=None, pad_edge=False)
+        for one in found.counts:
+            table.add_row(one.code, f"{one.failures:,}", _yes_no(one.transient), escape(CODES.get(one.code, "")))
+        print_table(table)
+        print()
+        table = Table("corpus", "stage", "code", "transient", "message", "segment", box=None, pad_edge=False)
+        for row in found.rows:
+            said = row["message"] if row["uri"] in row["message"] else f"{row['uri']}: {row['message']}"
+            cells = (row["corpus"], row["stage"], row["code"], _yes_no(row["transient"]), said, row["segment_id"] or "")
+            table.add_row(*map(escape, cells))
+        print_table(table)
+    if more := found.total - len(found.rows):
+        print(f"… and {more:,} more: --limit, --code, --corpus, or --json for all")
+    print(f"{found.total:,} failures")
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def query(

@@ -3,17 +3,16 @@
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands.options import AsJson, LogJson, Overrides, RecipePath
+from pipelines.commands.options import AsJson, Codes, LogJson, Overrides, RecipePath, known_codes
 from pipelines.commands.output import say
-from pipelines.errors import RecipeError
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.warehouse import check_warehouse, feed_warehouse
-from schemas.failures import CODES
 from schemas.records import Seal
 
 
@@ -27,19 +26,25 @@ def run(recipe: RecipePath, overrides: Overrides = None, log: LogJson = None, as
 
 def retry(
     recipe: RecipePath,
-    code: Annotated[list[str] | None, typer.Option("--code", help="Only these failure codes; may be repeated.")] = None,
+    code: Codes = None,
     overrides: Overrides = None,
     log: LogJson = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan again what failed, and carry it out: by default what failed for a reason that may pass."""
+    from pipelines.retry import standing_failures
+    from pipelines.run import open_lake
     from pipelines.run import retry as carry_out
 
-    unknown = sorted(set(code or ()) - CODES.keys())
-    if unknown:
-        raise RecipeError(f"there is no failure code {', '.join(unknown)}; there are {', '.join(sorted(CODES))}")
-    loaded = load_recipe(recipe, overrides)
-    _carry(loaded, lambda: carry_out(loaded, code or ()), "nothing to try again", as_json, log)
+    loaded, codes = load_recipe(recipe, overrides), known_codes(code)
+    standing = standing_failures(open_lake(loaded), loaded.corpus, codes)
+
+    def not_tried(seal: Seal | None) -> Told:
+        planned = seal.recordings if seal else 0
+        said = standing.said(planned, codes)
+        return Told({"left_to_run": standing.left(planned), "other_failures": standing.others}, said)
+
+    _carry(loaded, lambda: carry_out(loaded, codes), "nothing to try again", as_json, log, not_tried)
 
 
 def abandon(recipe: RecipePath, overrides: Overrides = None, log: LogJson = None, as_json: AsJson = False) -> None:
@@ -69,8 +74,21 @@ def demo(
     run_demo(lake, as_json=as_json)
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a command adds to what it did: facts for --json, and the same as text."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
 def _carry(
-    recipe: Recipe, carry_out: Callable[[], Seal | None], otherwise: str, as_json: bool, log: str | None
+    recipe: Recipe,
+    carry_out: Callable[[], Seal | None],
+    otherwise: str,
+    as_json: bool,
+    log: str | None,
+    add: Callable[[Seal | None], Told] = lambda _: Told(),
 ) -> None:
     """Carry out a command that may end in a seal, and say what it did."""
     from pipelines.operation import operating
@@ -81,10 +99,11 @@ def _carry(
     started = time.monotonic()
     with operating(recipe, lambda: open_lake(recipe), log):
         seal = carry_out()
-    fed = feed_warehouse(recipe)
+    fed, added = feed_warehouse(recipe), add(seal)
     if seal is None:
-        facts = {"corpus": recipe.corpus, "recordings": 0, **fed.facts()}
-        say(facts, f"corpus {recipe.corpus}: {otherwise}{fed.text()}", as_json)
+        facts = {"corpus": recipe.corpus, "recordings": 0, **added.facts, **fed.facts()}
+        more = f"; {added.text}" if added.text else ""
+        say(facts, f"corpus {recipe.corpus}: {otherwise}{more}{fed.text()}", as_json)
         fed.check()
         return
     seconds, speechless = time.monotonic() - started, without_speech(open_lake(recipe), seal)
@@ -93,7 +112,9 @@ def _carry(
         text += f"\n  see why: phonolake failures {_as_arguments(recipe)}"
     if seal.returned:
         text += f"\n  {seal.returned:,} recordings return to the next plan"
-    say({**summary(seal, speechless), **fed.facts()}, text + fed.text(), as_json)
+    if added.text:
+        text += f"\n  {added.text}"
+    say({**summary(seal, speechless), **added.facts, **fed.facts()}, text + fed.text(), as_json)
     fed.check()
 
 

@@ -15,17 +15,18 @@ from packaging.specifiers import SpecifierSet
 
 from pipelines.cluster import object_store_bytes
 from pipelines.doctor.check import Check, Checks, failed, ok, tried, warning
+from pipelines.version import CODE, PROJECT, version
 from workers.weights import cache_root
 
 GB: Final = 1e9
 LEAST_DISK, LITTLE_DISK = 1 * GB, 10 * GB
 LEAST_MEMORY, LITTLE_MEMORY = 2 * GB, 4 * GB
 SHARED_MEMORY: Final = Path("/dev/shm")
-PROJECT: Final = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def machine_checks() -> Checks:
     """Check what every run needs of the machine that it is started on."""
+    yield ok("phonolake", f"{version()} at {CODE.parent}")
     yield tried("python", check_python, "use the Python that pyproject.toml asks for")
     yield tried("packages", check_packages, "in the clone: make demo, or pip install -c constraints.txt -e .")
     for name, folder in (("disk: temporary", Path(tempfile.gettempdir())), ("disk: models", cache_root())):

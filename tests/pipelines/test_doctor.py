@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import tomllib
 from collections import namedtuple
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +35,15 @@ def free(monkeypatch, size: float) -> None:
 def test_this_machine_has_the_python_and_the_packages_that_the_project_pins():
     assert machine.check_python().state == "ok"
     assert machine.check_packages().state == "ok"
+
+
+def test_the_doctor_and_the_command_name_the_version_and_where_its_code_lies():
+    first = next(iter(machine.machine_checks()))
+    assert (first.name, first.state) == ("phonolake", "ok")
+    version = tomllib.loads(machine.PROJECT.read_text())["project"]["version"]
+    assert first.said == f"{version} at {machine.PROJECT.parent}"
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.stdout) == (0, f"phonolake {version}\n")
 
 
 def test_a_package_that_is_missing_or_another_version_is_named(monkeypatch):

@@ -1,12 +1,18 @@
 """Retry plans what failed and nothing else: whole recordings, and single segments of a stage."""
 
+import json
 from dataclasses import replace
 
+import pytest
 from hand_made import CORPUS, RECIPE, STAGES, TOY, closing, decided, listing, planned, segment, whole, write_receipt
 from test_publish import publish_here
+from typer.testing import CliRunner
 
+import pipelines.run
+from pipelines.cli import app
+from pipelines.errors import RecipeError
 from pipelines.plan import find_delta, write_plan
-from pipelines.retry import find_failed
+from pipelines.retry import find_failed, standing_failures
 from pipelines.runs import find_runs, read_table
 from pipelines.seal import seal
 from pipelines.stages import Stage
@@ -118,3 +124,54 @@ def test_what_failed_under_another_way_of_cutting_is_left_to_the_next_run(store)
     recut = [replace(stage, fingerprint=f"{stage.fingerprint}-b") for stage in STAGES]
     assert again(store, "fetch_failed", "model_failed", stages=recut) == []
     assert len(find_delta(store, find_runs(store, CORPUS), CORPUS, SOURCE, recut).recordings) == 4
+
+
+def test_a_retry_that_finds_nothing_counts_what_fails_for_reasons_that_do_not_pass(store):
+    first_night(store)
+    standing = standing_failures(store, CORPUS)
+    assert (standing.chosen, standing.recordings) == ({"fetch_failed": 1}, 1)
+    said = standing.said(1, [])
+    assert said.startswith("2 failed for reasons that do not pass (1 decoder_crashed, 1 model_failed)")
+    assert "--code" in said
+
+
+def test_a_retry_says_what_the_source_has_in_another_version_only_run_takes(store):
+    first_night(store)
+    standing = standing_failures(store, CORPUS, ["decoder_crashed"])
+    assert standing.left(1) == 0
+    assert standing.said(1, ["decoder_crashed"]) == ""
+    planned = len(again(store, "decoder_crashed", source=listing("/audio/2.wav#allowed")))
+    assert standing.left(planned) == 1
+    said = standing.said(planned, ["decoder_crashed"])
+    assert "1 recordings that failed (1 decoder_crashed) are not tried again" in said
+    assert "phonolake run takes" in said
+
+
+def test_a_retry_of_a_code_that_nothing_has_names_the_codes_that_stand(store):
+    first_night(store)
+    said = standing_failures(store, CORPUS, ["empty"]).said(0, ["empty"])
+    assert "nothing stands as failed with empty" in said
+    assert "3 stand with other codes (1 decoder_crashed, 1 fetch_failed, 1 model_failed)" in said
+
+
+def test_the_command_says_it_in_text_and_as_json(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "lake"))
+    first_night(store)
+    (tmp_path / "recipe.yaml").write_text(f"corpus: {CORPUS}\nsource: {{uri: audio/}}\nlake: {{uri: lake}}\n")
+    monkeypatch.setattr(pipelines.run, "retry", lambda *_: None)
+    done = CliRunner().invoke(app, ["retry", str(tmp_path / "recipe.yaml")])
+    assert "nothing to try again; 1 recordings that failed (1 fetch_failed) are not tried again" in done.stdout
+    assert "2 failed for reasons that do not pass" in done.stdout
+    told = json.loads(CliRunner().invoke(app, ["retry", str(tmp_path / "recipe.yaml"), "--json"]).stdout)
+    assert told["left_to_run"] == 1
+    assert told["other_failures"] == {"decoder_crashed": 1, "model_failed": 1}
+
+
+@pytest.mark.parametrize("command", ["retry", "failures"])
+def test_a_code_that_is_none_is_refused_with_those_there_are(tmp_path, command):
+    first_night(Store(str(tmp_path / "lake")))
+    (tmp_path / "recipe.yaml").write_text(f"corpus: {CORPUS}\nsource: {{uri: audio/}}\nlake: {{uri: lake}}\n")
+    where = {"retry": tmp_path / "recipe.yaml", "failures": tmp_path / "lake"}[command]
+    done = CliRunner().invoke(app, [command, str(where), "--code", "emtpy"])
+    assert isinstance(done.exception, RecipeError)
+    assert "there is no failure code emtpy; there are decoder_crashed" in str(done.exception)
