@@ -12,6 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from pipelines.errors import RecipeError
 from pipelines.lake_files import LakeFiles
 from pipelines.sql_types import ATHENA, BIGQUERY, CLICKHOUSE, DUCKDB, REDSHIFT, SNOWFLAKE, SPARK, SqlTypes, is_nested
 from pipelines.views import CURRENT, view_name
@@ -19,15 +20,33 @@ from schemas import layout
 from schemas.tables import TABLES
 from workers.stores import is_s3, split_s3
 
+CLOUD: Final = {
+    "bigquery": "gs://bucket/lake",
+    "snowflake": "s3://bucket/lake",
+    "athena": "s3://bucket/lake",
+    "redshift": "s3://bucket/lake",
+}
+"""Engines that read no disk, and a place as each names it."""
+
 DEFAULT_SCHEMA: Final = "phonolake"
 VIEWS_SCHEMA: Final = "public"  # Redshift's own; no view can stand in an external schema
 
+_GLOB: Final = re.compile(r"[*?\[]")
 _REFERENCE: Final = re.compile(rf"\b(FROM|JOIN) ((?:current_)?(?:{'|'.join(TABLES)}))\b")
 _ALL_OF: Final = re.compile(r"^SELECT (\w)\.\*\nFROM (\w+) ", re.MULTILINE)
 
 
 def statements(lake: LakeFiles, dialect: str, schema: str = DEFAULT_SCHEMA) -> list[str]:
-    """Return the statements that make tables and views, in their order; some begin with a comment."""
+    """Return the statements that make tables and views, in their order; some begin with a comment.
+
+    Raises:
+        RecipeError: the engine reads buckets only, and the lake lies on a disk.
+    """
+    if dialect in CLOUD and "://" not in lake.root:
+        raise RecipeError(
+            f"{dialect} cannot read {lake.root}, a folder of this machine; say where it finds the lake, in a bucket or "
+            f"a copy of it: --location {CLOUD[dialect]}"
+        )
     return ENGINES[dialect](lake, schema)
 
 
@@ -61,7 +80,8 @@ def _duckdb(lake: LakeFiles, schema: str) -> list[str]:
     for table in TABLES:
         select = f"SELECT {', '.join(_nulls(table))} WHERE false"
         if lake.files[table]:
-            place = DUCKDB.text(f"{lake.folder(table)}/corpus=*/dt=*/*.parquet")
+            folder = _GLOB.sub(r"[\g<0>]", lake.folder(table))  # a lake may be called lake [v1]
+            place = DUCKDB.text(f"{folder}/corpus=*/dt=*/*.parquet")
             how = "hive_partitioning = true, hive_types = {'corpus': VARCHAR, 'dt': DATE}, union_by_name = true"
             select = f"SELECT * FROM read_parquet({place}, {how})"
         else:

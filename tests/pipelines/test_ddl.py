@@ -16,6 +16,7 @@ from test_lake import one_row
 from test_views import STAGES, History
 
 from pipelines.ddl import script, statements
+from pipelines.errors import RecipeError
 from pipelines.lake import open_lake
 from pipelines.lake_files import look_at
 from pipelines.parquet import to_parquet
@@ -120,6 +121,25 @@ def test_duckdbs_views_find_the_files_of_a_later_night(tmp_path):
     store.put(layout.data_file("tags", "prompts", "2024-05-02", "00002", 0), to_parquet(one_row("tags")))
     days = [datetime.date(2024, 5, day) for day in (1, 2)]
     assert connection.sql("SELECT dt FROM tags ORDER BY dt").fetchall() == [(day,) for day in days]
+
+
+@pytest.mark.parametrize("name", ["lake [v1]", "la*ke?", "la#ke%20é", "it's", "[[a]]"])
+def test_duckdb_finds_a_lake_whatever_it_is_called(tmp_path, name):
+    for place in (name, "lake v"):  # a glob would find this one too
+        store = Store(str(tmp_path / place))
+        store.put(layout.data_file("tags", "prompts", "2024-05-01", "00001", 0), to_parquet(one_row("tags")))
+    connection = duckdb.connect()
+    connection.execute(script(made(Store(str(tmp_path / name)), "duckdb")))
+    assert connection.sql("SELECT count(*) FROM tags").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("dialect", ["bigquery", "snowflake", "athena", "redshift"])
+def test_an_engine_that_reads_no_disk_is_told_where_the_lake_is(store, dialect):
+    for place in (None, "/mnt/lake"):
+        with pytest.raises(RecipeError, match=f"{dialect} cannot read .*--location") as caught:
+            made(store, dialect, place)
+        assert caught.value.exit_code == 2
+    assert made(store, dialect, S3)
 
 
 def test_duckdbs_tables_without_files_are_empty_with_the_declared_columns(tmp_path):
