@@ -1,10 +1,15 @@
-"""Where source and lake lie to each other: a lake that its source can see would be read as recordings every night."""
+"""Where source and lake lie: in stores that can be read here, and neither in the other.
+
+A lake that its source can see would be read as recordings, every night more of them.
+"""
 
 import os
 import re
 from typing import Final
 
+import fsspec
 import fsspec.utils
+from fsspec.registry import known_implementations
 
 from pipelines.errors import RecipeError
 from pipelines.recipe_sections import LakeSection, SourceSection
@@ -46,6 +51,34 @@ def refuse_overlap(source: SourceSection, lake: LakeSection) -> None:
             f"the source {source.where} lies inside the lake {lake.uri}, which holds nothing but what runs write; put "
             f"one beside the other, such as lake: {{uri: {lake.uri.rstrip('/')}-lake}}"
         )
+
+
+def refuse_unreachable(source: SourceSection) -> None:
+    """Refuse a source in a store that nothing installed here can read.
+
+    Raises:
+        RecipeError: the message names the package to install, or the stores there are.
+    """
+    where = source.where
+    if is_s3(where) or local_path(where) is not None:
+        return
+    scheme = where.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        remedy = _remedy(scheme, error)
+        raise RecipeError(f"the source {where} needs a package that is not installed here: {remedy}") from None
+    except ValueError:
+        raise RecipeError(
+            f"the source {where} lies in no store that is known here; s3://, a folder, and what fsspec reads, such as "
+            f"gs:// and az:// (docs/sources.md)"
+        ) from None
+
+
+def _remedy(scheme: str, error: ImportError) -> str:
+    """Return what to install for a scheme: fsspec names the class, and packages are called as its first part."""
+    package = known_implementations.get(scheme, {}).get("class", "fsspec").partition(".")[0]
+    return str(error) if package == "fsspec" else f"pip install {package}"
 
 
 def _same_store(source: SourceSection, lake: LakeSection) -> bool:

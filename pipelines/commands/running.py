@@ -11,6 +11,7 @@ import typer
 
 from pipelines.commands.options import AsJson, Codes, LogJson, Overrides, RecipePath, known_codes
 from pipelines.commands.output import say
+from pipelines.places import refuse_unreachable
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.warehouse import check_warehouse, feed_warehouse
 from schemas.records import Seal
@@ -20,7 +21,7 @@ def run(recipe: RecipePath, overrides: Overrides = None, log: LogJson = None, as
     """Plan, resume or finish a run; print progress and a closing summary."""
     from pipelines.run import run as carry_out
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = _reachable(recipe, overrides)
     _carry(loaded, lambda: carry_out(loaded), "nothing new", as_json, log)
 
 
@@ -36,7 +37,7 @@ def retry(
     from pipelines.run import open_lake
     from pipelines.run import retry as carry_out
 
-    loaded, codes = load_recipe(recipe, overrides), known_codes(code)
+    loaded, codes = _reachable(recipe, overrides), known_codes(code)
     standing = standing_failures(open_lake(loaded), loaded.corpus, codes)
 
     def not_tried(seal: Seal | None) -> Told:
@@ -59,7 +60,7 @@ def plan(recipe: RecipePath, overrides: Overrides = None, as_json: AsJson = Fals
     """Show what a run would do: recordings, hours, bytes, stages. Changes nothing."""
     from pipelines.forecast import forecast, forecast_text
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = _reachable(recipe, overrides)
     facts = forecast(loaded)
     say({**facts, "recipe": loaded.model_dump(mode="json")}, forecast_text(facts, loaded), as_json)
 
@@ -116,6 +117,13 @@ def _carry(
         text += f"\n  {added.text}"
     say({**summary(seal, speechless), **added.facts, **fed.facts()}, text + fed.text(), as_json)
     fed.check()
+
+
+def _reachable(path: Path, overrides: list[str] | None) -> Recipe:
+    """Read a recipe whose source is listed on this machine."""
+    recipe = load_recipe(path, overrides)
+    refuse_unreachable(recipe.source)
+    return recipe
 
 
 def _as_arguments(recipe: Recipe) -> str:

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import fsspec
 import obstore
 
 from pipelines.doctor.check import Check, Checks, ok, tried, warning
 from pipelines.doctor.machine import check_disk
 from pipelines.errors import RecipeError, StoreError
 from pipelines.manifest import read_manifest
+from pipelines.places import refuse_unreachable
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import SourceSection
 from pipelines.sources import split_glob, store_error
@@ -44,6 +46,7 @@ def store_checks(recipe: Recipe) -> Checks:
 
 def check_source(section: SourceSection) -> Check:
     """List the source as far as its first object, and read the beginning of that; of a manifest, read it."""
+    refuse_unreachable(section)
     options = section.storage.options()
     if section.manifest is not None:
         entries = read_manifest(section.manifest, options, section.allow)
@@ -64,9 +67,7 @@ def _first(section: SourceSection) -> tuple[str, int]:
     if is_s3(where):
         return _first_on_s3(base, section)
     path = local_path(base)
-    if path is None:
-        raise StoreError(f"{where} is neither S3 nor a disk, and is not tried here; phonolake plan lists it")
-    return _first_on_disk(path)
+    return _first_on_disk(path) if path is not None else _first_elsewhere(base, section)
 
 
 def _first_on_s3(base: str, section: SourceSection) -> tuple[str, int]:
@@ -96,6 +97,18 @@ def _first_on_disk(path: str) -> tuple[str, int]:
             if size:
                 return os.path.join(folder, name), size
     raise RecipeError(f"there is no object in {path}")
+
+
+def _first_elsewhere(base: str, section: SourceSection) -> tuple[str, int]:
+    """Ask a store that only fsspec reaches; what its library raises is told as the check's."""
+    filesystem, path = fsspec.core.url_to_fs(base, **section.storage.options())
+    if filesystem.isfile(path):
+        return base, int(filesystem.size(path) or 0)
+    for _, _, files in filesystem.walk(path, detail=True):
+        for entry in files.values():
+            if entry.get("size"):
+                return filesystem.unstrip_protocol(entry["name"]), int(entry["size"])
+    raise RecipeError(f"there is no object in {base}")
 
 
 def _raise(error: OSError) -> None:

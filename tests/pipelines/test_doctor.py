@@ -6,8 +6,10 @@ import sys
 import tomllib
 from collections import namedtuple
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
+import fsspec
 import pytest
 import soundfile
 from report_lake import tone
@@ -189,6 +191,26 @@ def test_a_source_with_nothing_in_it_is_a_failed_check(tmp_path, uri):
     check = tried("source", lambda: check_source(source(uri=f"{tmp_path}/{uri}")), "see source in the recipe")
     assert check.state == "failed"
     assert str(tmp_path) in check.said
+
+
+def test_a_source_that_only_fsspec_reaches_is_tried_too():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/calls/2026/a.wav", b"RIFF" * 500)
+    try:
+        for uri in ("memory://calls/", "memory://calls/2026/a.wav", "memory://calls/**/*.wav"):
+            check = check_source(source(uri=uri))
+            assert (check.state, "a.wav gives its first 1024 bytes" in check.said) == ("ok", True)
+        nothing = tried("source", lambda: check_source(source(uri="memory://none/")), "see source in the recipe")
+        assert (nothing.state, "memory://none/" in nothing.said) == ("failed", True)
+    finally:
+        memory.rm("/calls", recursive=True)
+
+
+@pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed")
+def test_a_source_whose_package_is_missing_is_a_failed_check_that_names_it():
+    check = tried("source", lambda: check_source(source(uri="gs://bucket/calls/")), "see source in the recipe")
+    assert check.state == "failed"
+    assert "pip install gcsfs" in check.said
 
 
 def test_a_source_that_cannot_be_read_is_a_failed_check(tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 """A lake never reads itself: what is refused, what is let through, and what the messages say to write."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.errors import RecipeError
-from pipelines.places import OWN_FILES
+from pipelines.places import OWN_FILES, refuse_unreachable
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.sources import list_source
 
@@ -103,3 +106,31 @@ def test_a_source_inside_the_lake_is_refused_on_s3(tmp_path: Path) -> None:
 )
 def test_places_beside_each_other_are_no_matter(tmp_path: Path, source: dict[str, object], lake: str) -> None:
     assert loaded(tmp_path, source, lake)
+
+
+@pytest.mark.parametrize(
+    ("uri", "package"),
+    [("gs://b/calls/", "gcsfs"), ("az://b/calls/*.wav", "adlfs"), ("abfs://b/calls", "adlfs"), ("oss://b/c", "ossfs")],
+)
+@pytest.mark.parametrize("command", ["run", "plan", "retry"])
+def test_a_store_whose_package_is_missing_is_refused_with_what_to_install(
+    tmp_path: Path, uri: str, package: str, command: str
+) -> None:
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed here")
+    loaded(tmp_path, {"uri": uri}, "lake")
+    error = CliRunner().invoke(app, [command, str(tmp_path / "recipe.yaml")]).exception
+    assert isinstance(error, RecipeError)
+    assert f"the source {uri} needs a package that is not installed here: pip install {package}" in str(error)
+    assert not (tmp_path / "lake").exists()
+
+
+def test_a_store_that_nobody_knows_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    recipe = loaded(tmp_path, {"uri": "r2://b/calls/"}, "lake")
+    with pytest.raises(RecipeError, match="lies in no store that is known here; s3://, a folder"):
+        refuse_unreachable(recipe.source)
+
+
+@pytest.mark.parametrize("uri", ["s3://b/c", "/c", "file:///c", "memory://c", "https://h/c"])
+def test_a_store_that_is_known_is_no_matter(tmp_path: Path, uri: str) -> None:
+    refuse_unreachable(loaded(tmp_path, {"uri": uri}, "lake").source)

@@ -172,13 +172,29 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
         resolve(str(tmp_path / "model"))
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("yamnett", "yamnet"), ("yamet", "yamnet"), ("openl33", "openl3"), ("whisper-bas", "whisper-base")],
+)
+def test_a_mistyped_name_of_ours_reads_like_one_and_not_like_a_fault_of_the_network(name, meant, offline):
+    with pytest.raises(ModelError) as caught:
+        resolve(name)
+    assert str(caught.value).startswith(f"there is no model {name}; did you mean {meant}?")
+
+
+def test_a_name_that_resembles_none_of_ours_gets_no_hint(offline):
+    with pytest.raises(ModelError) as caught:
+        resolve("openai/whisper-large-v3")
+    assert "did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["no-such-model", "nobody/no-such-model", "yamnett"])
 def test_an_unknown_name_is_refused_with_the_packaged_names(name, offline):
     with pytest.raises(ModelError) as caught:
         resolve(name)
     message = str(caught.value)
     assert name in message
-    for name_of_ours in ("whisper-tiny.en", "whisper-base", "yamnet"):
+    for name_of_ours in ("whisper-tiny.en", "whisper-base", "yamnet", "openl3", "silero", "ge2e"):
         assert name_of_ours in message
 
 
