@@ -152,7 +152,7 @@ def _override(content: dict[str, Any], override: str) -> None:
 def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+        return f"{where}: {_in_words(problem)}"
     known = sorted(_known_keys(problem["loc"][:-1]))
     nearest = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known are {', '.join(known)}"
@@ -160,13 +160,49 @@ def _explain(problem: Any) -> str:
     return f"{where}: unknown key; " + ("credentials come from the environment, never a recipe" if secret else hint)
 
 
-def _known_keys(location: tuple[int | str, ...]) -> set[str]:
+def _in_words(problem: Any) -> str:
+    """Return what is wrong with a value and what to write, in a recipe's words where pydantic has its own."""
+    given, kind = problem.get("input"), problem["type"]
+    if kind == "string_pattern_mismatch":
+        likely = re.sub(r"[^a-z0-9._-]+", "-", given.lower()).strip("-._")[:64]
+        rule = "lower-case letters, digits, `.`, `_` and `-`, at most 64, a letter or digit first"
+        hint = f"; such as {likely}" if likely else ""
+        return f"{given!r} cannot name folders and tables everywhere: {rule}{hint}"
+    if kind == "tuple_type":
+        of = getattr(_section_at(problem["loc"]), "model_fields", {})
+        return f"a list, such as {_as_flow([given if isinstance(given, dict) or not of else {next(iter(of)): given}])}"
+    if kind in ("model_type", "model_attributes_type"):
+        section = _section_at(problem["loc"])
+        keys = ", ".join(section.model_fields)
+        first = next(iter(section.model_fields))
+        simple = isinstance(given, str | int | float) and section.model_fields[first].annotation in (str, str | None)
+        return f"write {_as_flow({first: given})}; its keys are {keys}" if simple else f"a section with the keys {keys}"
+    if kind == "string_type":
+        simple = isinstance(given, int | float) and not isinstance(given, bool)
+        return f'a text; write "{given}", in quotes' if simple else "a text"
+    return str(problem["msg"]).removeprefix("Value error, ")
+
+
+def _as_flow(value: Any) -> str:
+    """Return a value as it would stand in a line of a recipe."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_as_flow(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_as_flow, value)) + "]"
+    return json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _section_at(location: tuple[int | str, ...]) -> Any:
     section: Any = Recipe
     for part in location:
         if isinstance(part, str):
             section = section.model_fields[part].annotation
             section = next((kind for kind in getattr(section, "__args__", ()) if kind is not Ellipsis), section)
-    return set(section.model_fields)
+    return section
+
+
+def _known_keys(location: tuple[int | str, ...]) -> set[str]:
+    return set(_section_at(location).model_fields)
 
 
 def _anchored(recipe: Recipe, folder: Path) -> Recipe:

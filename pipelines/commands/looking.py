@@ -1,5 +1,6 @@
 """Commands that look at a lake or look after it: status, failures, query, verify, gc."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
 
@@ -10,34 +11,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.commands.options import AsJson, Codes, Endpoint, Lake, known_codes
-from pipelines.commands.output import cell, lake_store, print_json, print_table, say
+from pipelines.commands.output import cell, lake_store, print_csv, print_json, print_table, say
 from pipelines.errors import RecipeError
+from pipelines.lake import open_lake
 from pipelines.report import Failures
 from pipelines.runs import corpora
 from schemas.failures import CODES
 
+SHOWN_RUNS = 5
 SHOWN_FAILURES = 50
 MOST_COLUMNS = 8  # a wider result is shown a line per value
 
 
 def status(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> None:
-    """Show the corpora of a lake, their runs, and what is open."""
-    from pipelines.report import megabytes
+    """Show the corpora of a lake, their last runs, and what is open; with --json, all their runs."""
     from pipelines.report import status as read_status
+    from pipelines.report import status_text
 
-    store = lake_store(lake, endpoint_url)
-    found = read_status(store)
-    lines = []
-    for one in found:
-        lines.append(
-            f"{one.corpus}: {one.runs} sealed runs, {one.recordings:,} recordings, {one.hours:.2f} h, "
-            f"{one.failed:,} failed, {megabytes(one.size_bytes)}, last sealed {one.last_sealed or 'never'}"
-        )
-        if one.open_run:
-            lines.append(
-                f"  run {one.open_run} is open: {one.open_recordings:,} recordings, {one.open_attempts} attempts"
-            )
-    say([asdict(one) for one in found], "\n".join(lines), as_json)
+    found = read_status(lake_store(lake, endpoint_url), None if as_json else SHOWN_RUNS)
+    say([asdict(one) for one in found], "\n".join(map(status_text, found)), as_json)
 
 
 def failures(
@@ -94,29 +86,57 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="Any DuckDB SQL over the views of the tables.")],
     endpoint_url: Endpoint = None,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print rows as CSV.")] = False,
 ) -> None:
-    """Ask a lake in SQL: the views <table> and current_<table> of every table."""
-    from pipelines.lake import open_lake
+    """Ask a lake in SQL: the views <table> and current_<table> of every table.
 
+    Every statement's rows are printed, one after the other. COPY (SELECT ...) TO 'rows.parquet' writes a file.
+    """
+    if as_json and as_csv:
+        raise RecipeError("query: --json and --csv are two forms; give one")
     try:
-        result = open_lake(lake_store(lake, endpoint_url)).sql(sql)
-        found = result.to_arrow_table() if result is not None else pa.table({})
+        for found in _results(open_lake(lake_store(lake, endpoint_url)), sql, one=as_json or as_csv):
+            _show_rows(found, as_json, as_csv)
     except duckdb.Error as error:
         raise RecipeError(f"the query failed: {error}") from None
-    if len(set(found.column_names)) < found.num_columns:
-        raise RecipeError(f"the query names two columns alike: {', '.join(found.column_names)}; use AS")
+
+
+def _results(connection: duckdb.DuckDBPyConnection, sql: str, *, one: bool) -> Iterator[pa.Table]:
+    """Carry out statements in their order, and give the rows of each that has any; SET and the like have none."""
+    statements = connection.extract_statements(sql)
+    with_rows = [duckdb.ExpectedResultType.NOTHING not in statement.expected_result_type for statement in statements]
+    if not any(with_rows) or (one and sum(with_rows) > 1):
+        raise RecipeError(
+            f"the query has {sum(with_rows)} statements with rows; "
+            f"{'--json and --csv take one at a time' if one else 'write one, such as SELECT count(*) FROM recordings'}"
+        )
+    for statement, has_rows in zip(statements, with_rows, strict=True):
+        result = connection.sql(statement)
+        if not has_rows:
+            continue
+        found = result.to_arrow_table()
+        if len(set(found.column_names)) < found.num_columns:
+            raise RecipeError(f"the query names two columns alike: {', '.join(found.column_names)}; use AS")
+        yield found
+
+
+def _show_rows(found: pa.Table, as_json: bool, as_csv: bool) -> None:
+    """Print a result in the form that was asked for; a wide one as a line per value."""
     rows = found.to_pylist(maps_as_pydicts="lossy")
     if as_json:
         print_json(rows)
-        return
-    if found.num_columns > MOST_COLUMNS:
+    elif as_csv:
+        print_csv(found.column_names, rows)
+    elif not rows:
+        print(f"{'  '.join(found.column_names)}\n0 rows")
+    elif found.num_columns > MOST_COLUMNS:
         for row in rows:
             print("\n".join(f"{name:<24} {cell(value)}" for name, value in row.items()), end="\n\n")
-        return
-    table = Table(*map(escape, found.column_names), box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(escape(cell(value)) for value in row.values()))
-    print_table(table)
+    else:
+        table = Table(*map(escape, found.column_names), box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*(escape(cell(value)) for value in row.values()))
+        print_table(table)
 
 
 def verify(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> None:

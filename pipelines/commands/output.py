@@ -1,5 +1,7 @@
 """How commands open a lake and print what they found: text for people, JSON for programs."""
 
+import base64
+import csv
 import json
 import sys
 from typing import Any
@@ -33,8 +35,26 @@ def say(facts: Any, text: str, as_json: bool) -> None:
 
 
 def print_json(facts: Any) -> None:
-    """Print facts as JSON."""
-    print(json.dumps(facts, indent=1, default=str, ensure_ascii=False))
+    """Print facts as JSON; bytes are base64."""
+    print(json.dumps(facts, indent=1, default=_plain, ensure_ascii=False))
+
+
+def print_csv(names: list[str], rows: list[dict[str, Any]]) -> None:
+    """Print rows as CSV with a header; lists, structs and maps are JSON in their cell, bytes base64, nulls empty."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_as_text(value) for value in row.values()])
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=_plain, ensure_ascii=False)
+    return _plain(value) if isinstance(value, bytes) else value
+
+
+def _plain(value: Any) -> str:
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def print_table(table: Table) -> None:

@@ -118,6 +118,31 @@ def test_a_wrong_value_is_refused_with_its_place(changes, where):
     assert f"\n  {where}: " in refusal(**changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"corpus": "My Corpus"}, "corpus: 'My Corpus' cannot name folders and tables everywhere: lower-case letters"),
+        ({"corpus": "My Corpus"}, "; such as my-corpus"),
+        ({"corpus": 2024}, 'corpus: a text; write "2024", in quotes'),
+        ({"source": {"uri": "/x", "include": "*.wav"}}, 'source.include: a list, such as ["*.wav"]'),
+        ({"source": "s3://foo/"}, 'source: write {uri: "s3://foo/"}; its keys are uri, manifest, tar'),
+        ({"lake": "../l"}, 'lake: write {uri: "../l"}; its keys are uri, storage'),
+        ({"source": ["a"]}, "source: a section with the keys uri, manifest"),
+        ({"segments": 30}, "segments: a section with the keys by, max_seconds"),
+        ({"spectrograms": {"kind": "log_mel"}}, 'spectrograms: a list, such as [{kind: "log_mel"}]'),
+        ({"tags": "yamnet"}, 'tags: a list, such as [{model: "yamnet"}]'),
+        ({"tags": ["yamnet"]}, 'tags.0: write {model: "yamnet"}; its keys are model, top_k'),
+        ({"warehouse": {"iceberg": "glue"}}, 'warehouse.iceberg: write {catalog: "glue"}'),
+        ({"enhance": 3}, "enhance: write {model: 3}"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_refused_with_what_to_write(changes, said):
+    message = refusal(**changes)
+    assert said in message
+    for foreign in ("tuple", "dictionary", "instance", "pattern", "Section"):
+        assert foreign not in message
+
+
 @pytest.mark.parametrize("missing", SMALLEST)
 def test_corpus_source_and_lake_are_needed(missing):
     with pytest.raises(RecipeError, match=f"{missing}: Field required"):
