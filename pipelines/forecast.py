@@ -11,7 +11,7 @@ from pipelines.recipe import Recipe
 from pipelines.report import megabytes
 from pipelines.run import open_lake, plan_delta
 from pipelines.runs import find_runs, load_plan
-from pipelines.stages import stages_of
+from pipelines.stages import spectrogram_settings, stages_of
 from pipelines.worker_settings import decode_settings, source_settings
 from workers.decoded import Ending
 from workers.decoder import Decoder, Failed, Request
@@ -19,6 +19,7 @@ from workers.headerless import RawAudio
 from workers.loading import SourceSettings, load_ahead
 from workers.objects import Fetched
 from workers.recording import raw_audio_of
+from workers.spectrogram_settings import DEFAULT_BINS
 from workers.stores import ReadingStopped
 
 SAMPLE: Final = 48  # objects at most that are decoded to estimate the hours
@@ -98,4 +99,19 @@ def forecast_text(facts: dict[str, Any], recipe: Recipe) -> str:
     if facts["open_run"]:
         fits = "will be resumed first" if facts["open_run_fits"] else "has another recipe: run would end with code 4"
         lines.append(f"  run {facts['open_run']} is open and {fits}")
-    return "\n".join([*lines, "", "the resolved recipe:", recipe.as_yaml()])
+    return "\n".join([*lines, "", "the resolved recipe:", _with_defaults(recipe)])
+
+
+def _with_defaults(recipe: Recipe) -> str:
+    """Return the resolved recipe; behind each spectrogram, as a comment, what a key that is not given stands for."""
+    text, rate = recipe.as_yaml(), recipe.audio.sample_rate
+    for section in recipe.spectrograms:
+        found = spectrogram_settings(section)
+        fft, most = found.fft_length(rate), rate / 2 if found.f_max is None else found.f_max
+        bins = found.n_bins or DEFAULT_BINS.get(found.kind, fft // 2 + 1)
+        said = (
+            f"n_bins {bins}, window_seconds {found.window_seconds:g}, hop_seconds {found.hop_seconds:g}, "
+            f"f_min {found.f_min:g}, f_max {most:g}; FFT of {fft} samples"
+        )
+        text = text.replace(f"- kind: {section.kind}\n", f"- kind: {section.kind}  # {said}\n", 1)
+    return text

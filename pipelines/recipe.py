@@ -43,19 +43,33 @@ class Recipe(Section):
     """A whole recipe."""
 
     corpus: Unique
+    """What the recordings are called together; part of every recording's id, and of every path in the lake."""
     source: SourceSection
+    """What to read."""
     lake: LakeSection
+    """Where to write."""
     audio: AudioSection = AudioSection()
+    """What the audio becomes before anything else."""
     segments: SegmentsSection = SegmentsSection()
+    """How recordings are cut."""
     spectrograms: tuple[SpectrogramSection, ...] = ()
+    """A table of spectrograms; each kind once."""
     embeddings: tuple[EmbeddingSection, ...] = ()
+    """A table of embeddings; each model once."""
     tags: tuple[TagSection, ...] = ()
+    """A table of tags; each model once."""
     transcripts: tuple[TranscriptSection, ...] = ()
+    """A table of transcripts; each model once."""
     clips: ClipsSection | None = None
+    """A table of the segments' sound, for those who listen or train."""
     enhance: EnhanceSection | None = None
+    """Noise reduction before models."""
     limits: LimitsSection = LimitsSection()
+    """What is refused, and how much of that ends the run."""
     pools: PoolSection = PoolSection()
+    """Resources of the model pools; no part of what is written, but for `dtype`."""
     warehouse: WarehouseSection | None = None
+    """What is fed once a run is sealed; it decides nothing about the run."""
 
     @field_validator("spectrograms", "embeddings", "tags", "transcripts")
     @classmethod
@@ -63,7 +77,11 @@ class Recipe(Section):
         names = [getattr(section, "kind", None) or getattr(section, "model", None) for section in sections]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"{name} is listed {names.count(name)} times; a table holds it once a segment")
+                raise ValueError(
+                    f"{name} is listed {names.count(name)} times; a table holds it once a segment. For two settings of "
+                    f"one {'kind' if hasattr(sections[0], 'kind') else 'model'} see docs/models.md, Two layers of one "
+                    f"model: a second name for a model's folder, or a second corpus"
+                )
         return sections
 
     @model_validator(mode="after")

@@ -10,7 +10,10 @@ from pydantic import ValidationError
 
 from pipelines.errors import RecipeError
 from pipelines.recipe import Recipe, load_recipe, parse_recipe
+from pipelines.recipe_reference import reference, section_in
+from pipelines.recipe_sections import Section
 
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 SMALLEST = {"corpus": "prompts", "source": {"uri": "s3://corpora/prompts/"}, "lake": {"uri": "s3://lake/speech"}}
 
 
@@ -153,6 +156,15 @@ def test_corpus_source_and_lake_are_needed(missing):
 def test_a_model_is_listed_once_a_table(table):
     message = refusal(**{table: [{"model": "m"}, {"model": "other"}, {"model": "m"}]})
     assert f"{table}: m is listed 2 times" in message
+    assert (
+        "see docs/models.md, Two layers of one model: a second name for a model's folder, or a second corpus" in message
+    )
+
+
+def test_a_model_under_two_names_is_two(tmp_path):
+    names = [{"model": "/models/hubert", "layer": 6}, {"model": "/models/hubert-9", "layer": 9}]
+    assert len(recipe(embeddings=names).embeddings) == 2
+    assert "**Two layers of one model.**" in (DOCS / "models.md").read_text()
 
 
 def test_a_kind_of_spectrogram_is_listed_once():
@@ -355,3 +367,21 @@ def test_precision_is_part_of_what_a_recipe_writes_and_resources_are_not():
 )
 def test_what_a_model_could_not_be_told_is_refused_with_its_key(changes, said):
     assert said in refusal(**changes)
+
+
+def test_the_reference_of_keys_is_that_of_the_sections():
+    assert (DOCS / "recipe.md").read_text() == reference(), "python -m pipelines.recipe_reference > docs/recipe.md"
+
+
+def keys(kind: type[Section]):
+    for name, field in kind.model_fields.items():
+        yield kind.__name__, name, field.description
+        if (inner := section_in(field.annotation)) is not None:
+            yield from keys(inner)
+
+
+@pytest.mark.parametrize(("section", "key", "description"), list(dict.fromkeys(keys(Recipe))))
+def test_every_key_says_what_it_does(section, key, description):
+    assert description
+    assert description.endswith(".")
+    assert f"| `{key}` |" in reference()
