@@ -197,9 +197,9 @@ def _bigquery(lake: LakeFiles, schema: str) -> list[str]:
         "-- BigQuery: external tables that find new nights by themselves. Columns are those of each table's newest\n"
         "-- file, since columns are only ever added: run this again after a release that adds some. A table without\n"
         "-- files is an empty one of BigQuery's own; when it has some, drop it and run this again.\n"
-        f"-- It reads the lake at {root}: a bucket of Cloud Storage that is\n"
-        "-- written through its S3 interface, or a mirror; --location says otherwise. A bucket on AWS needs BigQuery\n"
-        "-- Omni: make this with --location s3://..., and add WITH CONNECTION to each table."
+        f"-- It reads the lake at {root}: in Cloud Storage, a copy of the\n"
+        "-- lake's data/; --location says otherwise. A bucket on AWS needs BigQuery Omni: make this with\n"
+        "-- --location s3://..., and add WITH CONNECTION to each table. Parsed in its dialect, not run on BigQuery."
     )
     found = [f"{about}\nCREATE SCHEMA IF NOT EXISTS {schema}"]
     for table in TABLES:
