@@ -44,7 +44,7 @@ def refuse_overlap(source: SourceSection, lake: LakeSection) -> None:
         if any(_is_listed(f"{seen}/{path}", pattern, source) for path in OWN_FILES):
             raise RecipeError(
                 f"lake {lake.uri} lies inside the source {source.where}, which would read the lake's own files as "
-                f'recordings; put the lake beside it, or leave it out: source.exclude: ["{seen}/**"]'
+                f'recordings; put the lake beside it, or leave it out: source.exclude: ["{GLOB.sub("?", seen)}/**"]'
             )
     elif _lies_in(outer, inner):
         raise RecipeError(

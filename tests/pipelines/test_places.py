@@ -37,14 +37,15 @@ def test_a_lake_inside_its_source_is_refused_with_what_to_write(tmp_path: Path, 
     assert f'source.exclude: ["{tmp_path}/src/lake/**"]' in message
 
 
-def test_what_the_message_says_to_write_leaves_the_lake_out_and_nothing_else(tmp_path: Path) -> None:
-    lake = tmp_path / "src" / "lake"
+@pytest.mark.parametrize("name", ["lake", "lake [v1]", "la*ke"])
+def test_what_the_message_says_to_write_leaves_the_lake_out_and_nothing_else(tmp_path: Path, name: str) -> None:
+    lake = tmp_path / "src" / name
     for path in OWN_FILES:
         (lake / path).parent.mkdir(parents=True, exist_ok=True)
         (lake / path).write_bytes(b"{}")
     (tmp_path / "src" / "a.wav").write_bytes(b"RIFF")
-    pattern = refusal(tmp_path, {"uri": "src"}, "src/lake").partition("source.exclude: ")[2]
-    recipe = loaded(tmp_path, {"uri": "src", "exclude": yaml.safe_load(pattern)}, "src/lake")
+    pattern = refusal(tmp_path, {"uri": "src"}, f"src/{name}").partition("source.exclude: ")[2]
+    recipe = loaded(tmp_path, {"uri": "src", "exclude": yaml.safe_load(pattern)}, f"src/{name}")
     assert list_source(recipe.source)["uri"].to_pylist() == [f"{tmp_path}/src/a.wav"]
 
 
