@@ -25,8 +25,8 @@ MOST_COLUMNS = 8  # a wider result is shown a line per value
 
 def status(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> None:
     """Show the corpora of a lake, their last runs, and what is open; with --json, all their runs."""
-    from pipelines.report import status as read_status
-    from pipelines.report import status_text
+    from pipelines.corpus_status import status as read_status
+    from pipelines.corpus_status import status_text
 
     found = read_status(lake_store(lake, endpoint_url), None if as_json else SHOWN_RUNS)
     say([asdict(one) for one in found], "\n".join(map(status_text, found)), as_json)
