@@ -58,7 +58,7 @@ def winning_rows(one: Fragment) -> pa.Table:
 KEYS = st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(["log_mel", "mfcc", "power"]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(KEYS, st.integers(0, 2), min_size=1),
     st.lists(st.lists(KEYS, max_size=6), min_size=3, max_size=3),

@@ -197,7 +197,7 @@ def test_the_plan_is_what_the_delta_says(store):
         assert file.read().equals(delta.recordings)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=60), st.integers(1, 50), st.integers(1, 7))
 def test_units_respect_the_limits_and_are_consecutive_rows(tmp_path_factory, sizes, unit_bytes, unit_rows):
     store = Store(str(tmp_path_factory.mktemp("lake")))

@@ -27,7 +27,7 @@ def lake(tmp_path_factory) -> Store:
     return store
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([1, 7, 50, 64]), st.integers(0, 49), st.lists(st.integers(1, 9), min_size=1, max_size=5), st.data()
 )

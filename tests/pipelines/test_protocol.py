@@ -558,9 +558,7 @@ class RunProtocol(RuleBasedStateMachine):
 
 def profile(examples: int, steps: int, **more: Any) -> settings:
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    return settings(
-        max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=checks, **more
-    )
+    return settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=checks, **more)
 
 
 def test_whatever_writers_do_every_row_is_there_once():

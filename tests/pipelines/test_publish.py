@@ -216,7 +216,7 @@ def histories(draw) -> tuple[int, list[tuple[int, list[tuple]]]]:
     return recordings, draw(st.permutations(receipts))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(histories(), st.sampled_from([1, 3_000, 1 << 28]), st.sampled_from([1, 1 << 28]), st.sampled_from([1, 1 << 28]))
 def test_whatever_happened_files_are_disjoint_complete_and_sorted(tmp_path_factory, history, target, good, piece):
     recordings, receipts = history

@@ -210,7 +210,7 @@ def interleavings(draw) -> list[Row]:
     return draw(st.permutations(rows))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(interleavings())
 def test_winners_of_any_interleaving_are_those_of_the_reference(rows):
     found = winners(rows)
@@ -235,7 +235,7 @@ PROOFS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(PROOFS, max_size=20, unique_by=lambda row: (row["recording_id"], row["segment_index"], row["receipt"])))
 def test_winners_of_receipts_that_contradict_each_other_are_those_of_the_reference(rows):
     assert winners(rows) == reference(rows)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.errors import RecipeError
@@ -94,7 +94,6 @@ def assert_fits(cluster: Cluster, kinds: list[str], shares: Shares) -> None:
     assert_all_find_their_place(cluster, shares)
 
 
-@settings(deadline=None)
 @given(clusters(), KINDS)
 def test_what_the_cluster_decides_always_finds_its_place_and_leaves_a_part_to_the_tasks(cluster, kinds):
     shares = divide(cluster, kinds)
@@ -105,7 +104,6 @@ def test_what_the_cluster_decides_always_finds_its_place_and_leaves_a_part_to_th
         assert cluster.cpus - booked >= cluster.cpus * TASK_PART - SMALLEST * len(kinds)
 
 
-@settings(deadline=None)
 @given(
     clusters(),
     KINDS.filter(bool),
@@ -125,7 +123,6 @@ def test_wishes_either_find_their_place_or_are_refused(cluster, kinds, actors, g
         assert all(pool.gpus == gpus_per_actor for pool in shares.pools)
 
 
-@settings(deadline=None)
 @given(clusters(), KINDS.filter(bool), st.integers(1, 50), st.sampled_from([0.25, 0.5, 1, 2]))
 def test_a_wish_for_gpus_is_refused_where_there_is_no_room_and_granted_where_each_has_a_core(
     cluster, kinds, actors, gpus_per_actor
@@ -138,7 +135,6 @@ def test_a_wish_for_gpus_is_refused_where_there_is_no_room_and_granted_where_eac
         assert_fits(cluster, kinds, divide(cluster, kinds, actors, gpus_per_actor))
 
 
-@settings(deadline=None)
 @given(clusters(), KINDS.filter(bool), st.integers(0, 7))
 def test_shares_that_still_fit_without_a_node_find_their_place_without_it(cluster, kinds, lost):
     shares = divide(cluster, kinds)

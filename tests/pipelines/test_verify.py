@@ -904,7 +904,7 @@ def test_what_another_corpus_did_is_not_done_twice(lake):
 # Whatever is wrong, verifying ends.
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.data())
 def test_whichever_byte_is_flipped_it_is_found(original, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("flipped") / "lake"
@@ -918,7 +918,7 @@ def test_whichever_byte_is_flipped_it_is_found(original, tmp_path_factory, data)
     shutil.rmtree(folder)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.data())
 def test_whatever_a_record_is_cut_to_nothing_is_raised(original, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("cut") / "lake"

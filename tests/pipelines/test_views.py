@@ -430,7 +430,7 @@ def carry_out(draw, history: History, run: int, recording: str, segments: int, c
                 history.failed(run, recording, stage, segment, corpus)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(history=histories())
 def test_the_views_of_any_history_are_those_of_a_slow_model(reader, history):
     found, wanted = reader.current(history), slow_views(history.rows)

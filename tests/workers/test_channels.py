@@ -275,7 +275,7 @@ def test_a_calls_segments_are_each_sides_own_numbered_by_start_and_channel(by):
 
 
 @BY
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 22 * RATE), max_size=12))
 def test_a_calls_segments_do_not_depend_on_how_it_is_pushed(by, cuts):
     listener = detector() if by == "speech" else None
@@ -297,7 +297,7 @@ levels = st.lists(st.tuples(st.sampled_from([0, 100, 400, 600, 1000]), st.intege
 
 
 @BY
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(levels, min_size=1, max_size=4), st.lists(st.floats(0, 1), max_size=15), st.integers(0, FRAME - 1))
 def test_segments_of_any_channels_come_by_start_and_then_channel_however_they_are_pushed(by, sides, cuts, short):
     length = max(FRAME * min(sum(frames for _, frames in side) for side in sides) - short, 1)

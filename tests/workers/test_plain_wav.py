@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.hearing import Heard
@@ -30,7 +30,6 @@ def noise(frames, channels=1, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (frames, channels)).astype(np.float32)
 
 
-@settings(deadline=None)
 @given(
     st.integers(3, 30_000),  # of a single sample nothing is left at a lower rate
     st.integers(1, 4),

@@ -105,7 +105,7 @@ levels = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(levels, st.integers(0, FRAME - 1), st.sampled_from([0.1, 0.5, 2.0, 5.0, 30.0]), st.sampled_from([0.0, 0.4, 2.0]))
 def test_streaming_gives_what_greedy_joining_gives_with_the_whole_recording_at_hand(levels, short, longest, pause):
     pcm = written(levels, short)
@@ -117,7 +117,7 @@ def test_streaming_gives_what_greedy_joining_gives_with_the_whole_recording_at_h
         assert segment.speech_ratio == sum(end - start for start, end in spans) / (segment.end - segment.start)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(levels, st.integers(0, FRAME - 1), st.sampled_from([0.1, 0.5, 2.0, 5.0]))
 def test_speech_segments_are_ordered_and_short_enough_and_cover_all_speech(levels, short, longest):
     pcm = written(levels, short)
@@ -133,7 +133,7 @@ def test_speech_segments_are_ordered_and_short_enough_and_cover_all_speech(level
     assert all(covered[start:end].all() for start, end in spans_of(pcm))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(levels, st.lists(st.floats(0, 1), max_size=20), st.sampled_from(["speech", "windows", "whole"]))
 def test_segments_do_not_depend_on_how_the_recording_is_pushed(levels, cuts, by):
     pcm = written(levels)
@@ -142,7 +142,7 @@ def test_segments_do_not_depend_on_how_the_recording_is_pushed(levels, cuts, by)
     assert_same(cut(how, pieces, Written()), cut(how, [pcm], Written()))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.lists(st.integers(0, 20 * SAMPLE_RATE), max_size=12))
 def test_segments_of_real_speech_do_not_depend_on_how_it_is_pushed(cuts):
     pcm = speech(20)
@@ -196,7 +196,7 @@ def test_speech_without_a_pause_is_cut_where_speech_is_least_likely_in_the_secon
     assert [s.speech_ratio for s in segments] == [1.0, 1.0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 9000), st.integers(1600, 4000), st.integers(16, 4000))
 def test_windows_cover_every_sample_and_the_last_one_brings_something_new(length, window, hop):
     hop = min(window, hop)

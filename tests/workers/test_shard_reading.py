@@ -160,7 +160,7 @@ def shards_in_progress(draw) -> tuple[list[bytes], list[int], list[int]]:
 
 
 @pytest.mark.parametrize("shard", ["a.tar", "a.tar.gz", "a.tgz"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(made=shards_in_progress(), limit=st.sampled_from([1, 2000, 100_000, 4 << 20]), remote=st.booleans())
 def test_what_is_left_of_a_tar_is_read_as_it_was_put_in_and_in_order(shard, made, limit, remote):
     contents, gaps, left = made
@@ -172,7 +172,7 @@ def test_what_is_left_of_a_tar_is_read_as_it_was_put_in_and_in_order(shard, made
 
 
 @pytest.mark.parametrize("kind", ["struct", "binary"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(made=shards_in_progress(), group_rows=st.integers(1, 13))
 def test_what_is_left_of_a_parquet_file_is_read_as_it_was_put_in_and_in_order(kind, made, group_rows):
     contents, _, left = made
@@ -245,7 +245,7 @@ def test_what_lies_far_apart_is_read_alone(tmp_path, monkeypatch):
 
 
 @given(made=shards_in_progress(), more=shards_in_progress(), limit=st.sampled_from([1, 2000, 100_000]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_read_together_is_of_one_shard_in_order_and_no_more_than_allowed(made, more, limit):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "NEIGHBOURS_BYTES", limit)

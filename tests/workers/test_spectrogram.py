@@ -150,7 +150,7 @@ def test_an_empty_clip_has_no_frames(kind):
 SPECTROGRAMMERS = [Spectrogrammer(kind, RATE) for kind in KINDS]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samples=st.integers(1, 2000), amplitude=st.sampled_from([0.0, 1e-5, 1.0]), which=st.sampled_from([0, 1, 2, 3]))
 def test_a_clip_however_short_or_quiet_gives_finite_frames(samples, amplitude, which):
     features = SPECTROGRAMMERS[which].compute(noise(samples, amplitude).clip(-1, 1))

@@ -106,7 +106,7 @@ def in_one_block(name: str, channels: str) -> tuple:
 
 
 @pytest.mark.parametrize("name", CONTENTS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(100, 30_000), st.sampled_from(["mono", "right", "each"]))
 @example(128, "mono")  # 4096 samples, a FLAC frame, are whole blocks: one ends where the damage begins
 def test_a_recording_in_pieces_is_the_recording_in_one_piece(name, block_frames, channels):
@@ -146,7 +146,7 @@ def rms(samples):
     return float(np.sqrt(np.mean(np.square(np.asarray(samples, np.float64)))))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1_000, 200_000), st.integers(1, 30_000), st.sampled_from([8_000, 16_000, 48_000]))
 def test_a_recording_of_any_rate_keeps_its_length_to_a_sample(rate, count, target):
     assume(1 <= count * target / rate < 500_000)
@@ -155,7 +155,7 @@ def test_a_recording_of_any_rate_keeps_its_length_to_a_sample(rate, count, targe
     assert abs(len(pcm) - count * target / rate) <= 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.integers(2_000, 200_000),
     st.lists(st.floats(0.05, HIGHEST_KEPT), min_size=1, max_size=3, unique_by=lambda share: round(share, 2)),
@@ -173,7 +173,7 @@ def test_a_recording_of_any_rate_keeps_the_energy_of_what_both_rates_can_hold(ra
     assert rms(pcm[inner] - expected[inner]) < 0.005 * rms(expected[inner])  # in phase, too: nothing is late
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(20_000, 200_000), st.floats(0.55, 0.99))
 def test_what_the_wire_cannot_hold_is_not_heard(rate, share):
     """From a tenth above half the wire's rate up to half the recording's."""

@@ -48,7 +48,7 @@ def test_probabilities_are_those_of_the_stock_model_run_frame_by_frame():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(cuts=st.lists(st.integers(0, 12 * SAMPLE_RATE), max_size=12))
 def test_probabilities_do_not_depend_on_how_the_recording_is_pushed(cuts):
     pcm = speech()[: 12 * SAMPLE_RATE + 77]
@@ -110,7 +110,7 @@ runs = st.lists(st.tuples(levels, st.integers(1, 12)), max_size=25)
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     runs=runs,
     short=st.integers(0, FRAME - 1),

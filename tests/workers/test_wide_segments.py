@@ -106,7 +106,7 @@ def test_a_segment_holds_the_samples_that_it_says(wide):
     assert all(one.end <= other.start for one, other in pairwise(found))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.lists(st.integers(0, 14 * WIDE), max_size=10), st.sampled_from([2.0, 30.0]))
 def test_streaming_gives_what_one_piece_gives(cuts, longest):
     pcm = np.concatenate([clip(path, WIDE) for path in FILES[:3]])
