@@ -8,6 +8,7 @@ import select
 import subprocess
 import time
 from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,12 +48,15 @@ class ChildProcess:
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
-        self._objects = _memory("objects", frames.SLOTS * frames.SLOT_BYTES)
-        readable = os.open(f"/proc/self/fd/{self._objects}", os.O_RDONLY)  # the child may not write to it
-        answers = _memory("answers", frames.SLOTS * frames.ANSWER_BYTES)
-        self._answers = mmap.mmap(answers, frames.SLOTS * frames.ANSWER_BYTES, prot=mmap.PROT_READ)
-        self._asked = 0
-        try:
+        with ExitStack() as always, ExitStack() as on_failure:  # of no memory, say; the worker lives on and tries again
+            self._objects = _memory("objects", frames.SLOTS * frames.SLOT_BYTES)
+            on_failure.callback(os.close, self._objects)
+            readable = os.open(f"/proc/self/fd/{self._objects}", os.O_RDONLY)  # the child may not write to it
+            always.callback(os.close, readable)
+            answers = _memory("answers", frames.SLOTS * frames.ANSWER_BYTES)
+            always.callback(os.close, answers)
+            self._answers = mmap.mmap(answers, frames.SLOTS * frames.ANSWER_BYTES, prot=mmap.PROT_READ)
+            on_failure.callback(self._answers.close)
             self._process = subprocess.Popen(
                 [*command, str(readable), str(answers)],
                 pass_fds=[readable, answers],
@@ -61,13 +65,8 @@ class ChildProcess:
                 stderr=subprocess.DEVNULL,  # codecs chat there; what matters comes as a frame
                 env=environment,
             )
-        except OSError:  # no memory for it now; the worker lives on, and may try again
-            os.close(self._objects)
-            self._answers.close()
-            raise
-        finally:
-            os.close(readable)
-            os.close(answers)
+            on_failure.pop_all()
+        self._asked = 0
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()

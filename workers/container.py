@@ -7,7 +7,7 @@ that FFmpeg's own probing never chooses a playlist or another format that opens 
 from dataclasses import dataclass
 from typing import Final
 
-from workers.mpeg_frames import is_mpeg_audio_header, starts_adts, starts_mpeg_audio
+from workers.mpeg_frames import LONGEST_FRAME_BYTES, is_mpeg_audio_header, starts_adts, starts_mpeg_audio
 from workers.tags import id3_bytes
 
 HEAD_BYTES: Final = 4096  # enough for every signature below and for a codec name in the first Ogg page
@@ -110,16 +110,22 @@ def by_sync_word(head: bytes) -> Container | None:
         return MP3
     if any(_has_packets(head, start, _MPEG_TS_SYNCS) for start in range(1, _MPEG_TS_PACKET)):
         return MPEG_TS  # cut out of a broadcast in the middle of a packet
-    return _by_frames(head)
+    return None
 
 
-def _by_frames(head: bytes) -> Container | None:
-    """Return the container of a stream that begins in the middle of a frame, or behind zeros."""
+def by_frames(head: bytes) -> Container | None:
+    """Return the container of a stream that begins in the middle of a frame, or behind zeros; None for other things.
+
+    The first whole frame must be near: what holds sound further on, such as an archive, is not one recording.
+    """
+    if name_other(head) is not None:
+        return None
+    zeros = len(head) - len(head.lstrip(b"\0"))
     start = head.find(0xFF)
-    while start >= 0:
-        if starts_adts(head[start:]):
+    while 0 <= start < zeros + LONGEST_FRAME_BYTES:
+        if starts_adts(head, start):
             return AAC_ADTS
-        if starts_mpeg_audio(head[start:]):
+        if starts_mpeg_audio(head, start):
             return MP3
         start = head.find(0xFF, start + 1)
     return None

@@ -24,7 +24,11 @@ from workers.tags import id3_bytes, without_tail
 FLOAT32_BYTES: Final = 4
 MOST_TAGS: Final = 4  # ID3v2 tags one behind the other; a sane file has one
 SHORT_BY_SAMPLES: Final = 0.1  # seconds that may be missing where the header counts samples
-SHORT_BY_ROUNDING: Final = 0.2, 0.1, 0.5  # elsewhere: seconds and a fraction of what is declared, and these seconds
+SHORT_BY_ROUNDING: Final = (
+    0.2,
+    0.1,
+    0.5,
+)  # elsewhere: seconds and a fraction of the declared, at most seconds, or half
 SHORT_BY_GUESS: Final = 0.02, 5.0  # of long recordings, whose bit rate may be a mean: a fraction, and at most seconds
 
 
@@ -59,7 +63,7 @@ def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tup
     kind = container.by_signature(head)
     if kind is None and raw is not None and not tag:
         return open_media(file, raw.container, settings.limits, settings.track, raw.demuxer_options)
-    kind = kind or container.by_sync_word(head) or (container.MP3 if tag else None)
+    kind = kind or container.by_sync_word(head) or (container.MP3 if tag else container.by_frames(head))
     if kind is None:
         other = container.name_other(head)
         raise DecodeError(
@@ -112,6 +116,8 @@ def _second_opinion(
 _FRAMED: Final = (container.FLAC, container.MP3)
 """libsndfile reads them, and their frames bear a sync word, so that a decoder finds its way behind a damaged place."""
 
+READ_ON_WITHIN: Final = 2 * 3600  # seconds: what came before is decoded again, in silence, and the parent waits
+
 
 def _read_on(file: BinaryIO, kind: Container, settings: DecodeSettings, info: AudioInfo, blocks: Blocks) -> Blocks:
     """Yield libsndfile's blocks, and where they break off, FFmpeg's: it goes on behind a damaged place."""
@@ -121,6 +127,8 @@ def _read_on(file: BinaryIO, kind: Container, settings: DecodeSettings, info: Au
             position += len(block[0])
             yield block
     except Damage as broken:
+        if position > READ_ON_WITHIN * info.sample_rate:
+            raise
         file.seek(0)
         try:
             other, more = open_media(file, kind, settings.limits, settings.track, {})
@@ -205,7 +213,9 @@ class _Outlet:
         if not len(samples):
             return
         if not all_finite(samples):
-            self.damage = "some of its samples are infinite or no numbers; they are silent here"
+            self.damage = (
+                "some of its samples are infinite or no numbers, and were not heard as they are"
+            )
         self.samples += len(samples)
         self._sink.samples(to_int16(samples))
 
@@ -258,4 +268,5 @@ def _rounding(info: AudioInfo, declared: float) -> float:
         return SHORT_BY_SAMPLES
     seconds, fraction, most = SHORT_BY_ROUNDING
     guessed, most_guessed = SHORT_BY_GUESS
-    return max(min(seconds + fraction * declared, most), min(guessed * declared, most_guessed))
+    rounded = min(seconds + fraction * declared, most, declared / 2)
+    return max(rounded, min(guessed * declared, most_guessed))

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ from workers.recording import Recording, raw_audio_of
 from workers.segments import Segment, Segmenter, SegmentSettings, segmenter
 from workers.vad import SpeechDetector
 from workers.wire_block import WireBlock
+
+SAMPLES_AT_ONCE: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,10 @@ class Ingester:
         decoding: deque[_Decoding] = deque()
         with closing(load_ahead(recordings, self._settings.source)) as loaded:
             for answer in self._decoder.stream(self._requests(loaded, decoding, block)):
-                self._take(answer, decoding, block)
-                while block.is_full:
-                    yield block.take()
+                for part in _parts(answer):
+                    self._take(part, decoding, block)
+                    while block.is_full:
+                        yield block.take()
         if block.rows:
             yield block.take()
 
@@ -134,6 +137,13 @@ class _Decoding:
         block.add(self.recording, self.count(self.segmenter.finish()))
         speech = self.segmenter.speech_samples
         block.close(self.recording, self.info, ending, self.fetched, self.n_segments, speech)
+
+
+def _parts(answer: Answer) -> list[Answer]:
+    """Return samples in pieces: a megabyte of them may make sixty overlapping windows at once."""
+    if not isinstance(answer, np.ndarray):
+        return [answer]
+    return [answer[start : start + SAMPLES_AT_ONCE] for start in range(0, len(answer), SAMPLES_AT_ONCE)]
 
 
 def _close_unfetched(failed: "list[tuple[Recording, ObjectError]]", block: WireBlock) -> None:

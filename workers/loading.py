@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from workers.container import sniff
+from workers.container import HEAD_BYTES, by_frames, sniff
 from workers.objects import Fetched, ObjectError, fetch
 from workers.recording import Recording, wrong_hint
 from workers.shards import read_neighbours, read_piece, too_big
@@ -17,7 +17,6 @@ from workers.stores import ReadingStopped
 FETCHES_IN_FLIGHT: Final = 16
 BYTES_IN_FLIGHT: Final = 64 << 20
 NEIGHBOURS_BYTES: Final = 4 << 20  # of a tar, read with one request
-HEAD_BYTES: Final = 64 << 10  # of an object, by which it is told whether it has a header
 NEIGHBOURS_GAP: Final = 64 << 10  # between two members that are still read together: less than a request costs
 
 Loaded = tuple[Recording, Fetched | ObjectError]
@@ -46,7 +45,13 @@ def load_ahead(recordings: Iterable[Recording], settings: SourceSettings) -> Gen
 def _unless_hopeless(recording: Recording, outcome: Fetched | ObjectError) -> Fetched | ObjectError:
     """Return a failure instead of bytes without a header, where what the manifest says of them makes no sense."""
     wrong = wrong_hint(recording)
-    if wrong is None or isinstance(outcome, ObjectError) or not outcome.size_bytes or sniff(_head(outcome)):
+    if wrong is None or isinstance(outcome, ObjectError) or not outcome.size_bytes:
+        return outcome
+    try:
+        head = _head(outcome)
+    except OSError:  # it is gone meanwhile, which the decoder says better
+        return outcome
+    if sniff(head) or by_frames(head):
         return outcome
     outcome.release()
     return ObjectError("not_audio", f"{recording.source.uri} has no header that we know, and {wrong}")

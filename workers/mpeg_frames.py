@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 _FRAMES: Final = 3  # one behind the other, that are no accident
+LONGEST_FRAME_BYTES: Final = 1728  # of MPEG audio (layer II, 384 kbit/s, 32 kHz); ADTS frames are hardly ever longer
 _HEADER_BYTES: Final = 7  # of an ADTS frame; MPEG audio has four
 
 
@@ -19,19 +20,19 @@ def is_mpeg_audio_header(head: bytes) -> bool:
     return version != 1 and layer != 0 and bitrate not in (0, 15) and rate != 3
 
 
-def starts_adts(stream: bytes) -> bool:
-    """Whether ADTS frames follow one another from the start of `stream`."""
-    return _follow(stream, _adts_bytes)
+def starts_adts(stream: bytes, start: int) -> bool:
+    """Whether ADTS frames follow one another from `start` on."""
+    return _follow(stream, start, _adts_bytes)
 
 
-def starts_mpeg_audio(stream: bytes) -> bool:
-    """Whether frames of MPEG audio follow one another from the start of `stream`."""
-    return _follow(stream, _mpeg_audio_bytes)
+def starts_mpeg_audio(stream: bytes, start: int) -> bool:
+    """Whether frames of MPEG audio follow one another from `start` on."""
+    return _follow(stream, start, _mpeg_audio_bytes)
 
 
-def _follow(stream: bytes, length: Callable[[bytes], int]) -> bool:
-    """Whether _FRAMES frames of one kind begin here, each where the one before it ends."""
-    start, kind = 0, stream[:2]  # sync word, version, layer, checksum
+def _follow(stream: bytes, start: int, length: Callable[[bytes], int]) -> bool:
+    """Whether _FRAMES frames of one kind begin at `start`, each where the one before it ends."""
+    kind = stream[start : start + 2]  # sync word, version, layer, checksum
     for _ in range(_FRAMES):
         frame = stream[start : start + _HEADER_BYTES]
         if len(frame) < _HEADER_BYTES or frame[:2] != kind or not (n_bytes := length(frame)):

@@ -202,6 +202,8 @@ def _rows(
     piece = members[0].place.piece or 0
     with open_shard(shard, options, STREAM_BUFFER) as file, pq.ParquetFile(file, pre_buffer=False) as opened:
         name, path = audio_columns(opened.schema_arrow, column)
+        if piece >= opened.num_row_groups:
+            raise pa.ArrowInvalid(f"{opened.num_row_groups} row groups, where there were more")
         group = opened.metadata.row_group(piece)
         held = uncompressed_bytes(group, path)
         if held > max(PIECE_BYTES, group.num_rows * max_bytes):

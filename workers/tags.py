@@ -6,6 +6,7 @@ from typing import Any, BinaryIO, Final, cast
 
 _ID3V1_BYTES: Final = 128
 _APE_FOOTER: Final = struct.Struct("<8sIIII8s")  # magic, version, length with footer, items, flags, zeros
+_APE_MAGIC: Final = b"APETAGEX"
 _HAS_HEADER: Final = 1 << 31  # of the flags: as long as the footer, and not counted
 
 
@@ -16,27 +17,30 @@ def id3_bytes(head: bytes) -> int:
     return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)
 
 
-def _ape_bytes(tail: bytes) -> int:
-    """Return how long the APEv2 tag is that `tail`, an object's last bytes, ends with, an ID3v1 behind it included.
-
-    0 where there is no APEv2 tag (its footer: APEv2 specification 2.000, Hydrogenaudio); decoders know an ID3v1 alone.
-    """
-    behind = _ID3V1_BYTES if tail[-_ID3V1_BYTES:][:3] == b"TAG" else 0
-    footer = tail[len(tail) - behind - _APE_FOOTER.size : len(tail) - behind]
-    if len(footer) < _APE_FOOTER.size:
-        return 0
-    magic, _, n_bytes, _, flags, _ = _APE_FOOTER.unpack(footer)
-    header = _APE_FOOTER.size if flags & _HAS_HEADER else 0
-    return n_bytes + header + behind if magic == b"APETAGEX" else 0
-
-
 def without_tail(file: BinaryIO) -> BinaryIO:
-    """Return an object without the APEv2 tag at its end, as a file at its start."""
+    """Return an object without the APEv2 tag at its end, as a file at its start.
+
+    The tag's footer (APEv2 specification 2.000, Hydrogenaudio) is believed where the header is that it speaks of. An
+    ID3v1 behind it goes too; decoders know one that is alone.
+    """
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _APE_FOOTER.size - _ID3V1_BYTES))
-    tag = _ape_bytes(file.read())
+    tail = file.read()
+    behind = _ID3V1_BYTES if tail[-_ID3V1_BYTES:][:3] == b"TAG" else 0
+    footer = tail[len(tail) - behind - _APE_FOOTER.size : len(tail) - behind]
+    end = _end_before(file, size - behind, footer) if len(footer) == _APE_FOOTER.size else None
     file.seek(0)
-    return cast(BinaryIO, io.BufferedReader(_Front(file, size - tag))) if 0 < tag < size else file
+    return file if end is None else cast(BinaryIO, io.BufferedReader(_Front(file, end)))
+
+
+def _end_before(file: BinaryIO, size: int, footer: bytes) -> int | None:
+    """Return where the tag begins whose footer ends at `size`; None where there is none."""
+    magic, _, n_bytes, _, flags, _ = _APE_FOOTER.unpack(footer)
+    begin = size - n_bytes - _APE_FOOTER.size
+    if magic != _APE_MAGIC or not flags & _HAS_HEADER or begin <= 0:
+        return None
+    file.seek(begin)
+    return begin if file.read(len(_APE_MAGIC)) == _APE_MAGIC else None
 
 
 class _Front(io.RawIOBase):

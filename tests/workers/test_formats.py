@@ -5,6 +5,8 @@ Lengths and delays are in samples at 16 kHz. What an encoder puts in front stays
 
 import io
 import struct
+import tarfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import soxr
@@ -925,6 +928,39 @@ def test_a_stream_cut_in_the_middle_of_a_frame_is_heard(name, before):
     assert ending.damage is None
 
 
+@pytest.mark.parametrize("form", ["tar", "zip", "pdf", "parquet"])
+def test_what_holds_recordings_is_none_itself(form):
+    """And the failure names the source that reads an archive."""
+    out, clips = io.BytesIO(), {f"{number}.mp3": mp3(BARER) for number in range(3)}
+    if form == "tar":
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            for name, content in clips.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    elif form == "zip":
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, content in clips.items():
+                archive.writestr(name, content)
+    elif form == "parquet":
+        pq.write_table(pa.table({"audio": list(clips.values())}), out, compression="none")
+    else:
+        out.write(b"%PDF-1.4\n" + clips["0.mp3"])
+    assert refusal(out.getvalue()).code == "not_audio"
+
+
+def test_frames_far_from_the_beginning_are_no_recording():
+    assert refusal(bytes(range(1, 200)) * 12 + mp3(BARER)).code == "not_audio"
+
+
+@pytest.mark.parametrize("n_bytes", [32, 1_000, "all but one", "all"])
+def test_a_tag_that_is_not_where_its_footer_says_takes_nothing_away(n_bytes):
+    content = mp3(BARER)
+    said = {"all but one": len(content) - 1, "all": len(content)}.get(n_bytes, n_bytes)
+    footer = struct.pack("<8sIIII8s", b"APETAGEX", 2000, said, 1, 1 << 31, bytes(8))
+    assert len(heard(content + footer)[2]) == len(heard(content)[2])
+
+
 @pytest.mark.parametrize("text", [b"\xff\xfe" + "Grüße\n".encode("utf-16-le") * 400, b"\xff" * 4096, bytes(4096)])
 def test_what_has_sync_words_without_frames_is_no_audio(text):
     assert refusal(text).code == "not_audio"
@@ -952,6 +988,12 @@ def test_a_film_that_is_cut_short_says_so_though_only_all_tracks_have_a_length(m
     assert "cut short" in ending.damage
 
 
+def test_a_short_prompt_that_lost_most_of_its_samples_is_partial():
+    content = filmed("mp3", Track(pcm()[: RATE // 4], RATE, "libmp3lame", 64_000), options=BARE)
+    assert heard(content)[1].damage is None
+    assert "cut short" in heard(content[: len(content) // 2])[1].damage
+
+
 def test_a_short_file_that_lost_most_of_its_samples_is_partial():
     half_a_second = written(pcm()[: RATE // 2], RATE, "WAV")
     assert "cut short" in heard(half_a_second[: 44 + 640])[1].damage
@@ -964,6 +1006,8 @@ def test_samples_that_are_no_numbers_are_told_of():
     _, ending, found = heard(written(samples, RATE, "WAV", "FLOAT"))
     assert "no numbers" in ending.damage
     assert not found[1000:2000].any()
+    samples[1000:2000] = np.inf
+    assert "infinite" in heard(written(samples, RATE, "WAV", "FLOAT"))[1].damage
     assert heard(written(samples[2000:], RATE, "WAV", "FLOAT"))[1].damage is None
 
 

@@ -409,6 +409,12 @@ def test_a_piece_that_ends_before_a_member_says_so(tmp_path, shard):
     assert "ends before" in third.message
 
 
+def test_a_parquet_file_with_fewer_row_groups_than_were_planned_is_damaged_for_those(tmp_path):
+    members = write_parquet(f"{tmp_path}/a.parquet", [b"1", b"2"])
+    behind = [member(shard_of(members[0]), str(row), 1, 7, row) for row in range(2)]
+    assert loaded([*members, *behind]) == [b"1", b"2", "shard_damaged", "shard_damaged"]
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1" * 10, b"no parquet"])
 def test_a_parquet_file_that_is_none_is_damaged_for_all_its_rows(tmp_path, content):
     shard = write(f"{tmp_path}/a.parquet", content)
