@@ -213,9 +213,7 @@ class _Outlet:
         if not len(samples):
             return
         if not all_finite(samples):
-            self.damage = (
-                "some of its samples are infinite or no numbers, and were not heard as they are"
-            )
+            self.damage = "some of its samples are infinite or no numbers, and were not heard as they are"
         self.samples += len(samples)
         self._sink.samples(to_int16(samples))
 
