@@ -18,7 +18,7 @@ from workers.decoded import AudioInfo, Block, Blocks, Damage, DecodeError, Endin
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
 from workers.libsndfile import open_sound, tells_its_length
-from workers.samples import all_finite, resampler, to_int16
+from workers.samples import resampler, to_int16_and_tell
 from workers.tags import id3_bytes, without_tail
 
 FLOAT32_BYTES: Final = 4
@@ -212,10 +212,11 @@ class _Outlet:
     def _hand_over(self, samples: np.ndarray) -> None:
         if not len(samples):
             return
-        if not all_finite(samples):
+        pcm, finite = to_int16_and_tell(samples)
+        if not finite:
             self.damage = "some of its samples are infinite or no numbers, and were not heard as they are"
         self.samples += len(samples)
-        self._sink.samples(to_int16(samples))
+        self._sink.samples(pcm)
 
 
 def _pump(

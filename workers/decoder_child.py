@@ -26,13 +26,14 @@ ADDRESS_SPACE_BYTES: Final = 1 << 30  # three times what decoding any honest fil
 OPEN_FILES: Final = 64
 PARENT_CHECK_SECONDS: Final = 5.0
 BUFFER_BYTES: Final = 1 << 20
+TOLD_BYTES: Final = 64 << 10  # of samples: the parent copies them at once, into memory that it has at hand
 
 
 class _Sink:
     """Gives what the decoder finds to the parent; samples that lie one behind the other are told of together."""
 
     def __init__(self, out: BinaryIO, room: frames.Room) -> None:
-        self._out, self._room = out, room
+        self._out, self._room, self._unflushed = out, room, 0
 
     def opened(self, info: AudioInfo) -> None:
         self._out.write(frames.pack(frames.OPENED, frames.fields_of(info)))
@@ -40,9 +41,8 @@ class _Sink:
     def samples(self, pcm: np.ndarray) -> None:
         channels = 1 if pcm.ndim == 1 else pcm.shape[1]
         if self._room.put(pcm.data, channels):
-            if self._room.untold_bytes >= BUFFER_BYTES:  # as often as samples in the pipe would fill its buffer
+            if self._room.untold_bytes >= TOLD_BYTES:
                 self.tell()
-                self._out.flush()
             return
         self.tell()
         header = {} if pcm.ndim == 1 else {"channels": channels}
@@ -51,7 +51,11 @@ class _Sink:
 
     def tell(self) -> None:
         """Tell of the samples in the memory that were not told of."""
+        self._unflushed += self._room.untold_bytes
         self._out.write(self._room.told())
+        if self._unflushed >= BUFFER_BYTES:  # as often as samples in the pipe would fill its buffer
+            self._out.flush()
+            self._unflushed = 0
 
 
 def read_settings(text: str) -> DecodeSettings:

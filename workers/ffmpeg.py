@@ -218,13 +218,19 @@ def _packets(
 
     PyAV is not asked further: where a container makes up tracks as it goes, it does not know how many there are then.
     """
-    for packet in source.demux(stream) if shared is None else source.demux():
-        if shared is not None:
-            shared.note(packet)
+    for packet in source.demux(stream) if shared is None else _noted(source, stream, shared):
+        yield packet
+        if packet.size == 0 and packet.dts is None:
+            return
+
+
+def _noted(
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: _SharedLength
+) -> "Iterator[av.Packet]":
+    for packet in source.demux():
+        shared.note(packet)
         if packet.stream is stream:
             yield packet
-            if packet.size == 0 and packet.dts is None:
-                return
 
 
 def _decoder(stream: "av.AudioStream", first: "av.Packet") -> "Callable[[av.Packet], list[av.AudioFrame]]":

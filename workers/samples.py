@@ -14,15 +14,21 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 
     The result is C-contiguous and of the shape of `samples`.
     """
+    return to_int16_and_tell(samples)[0]
+
+
+def to_int16_and_tell(samples: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return what `to_int16` does, and whether all samples are finite numbers."""
     scaled = np.multiply(samples, np.float32(INT16_SCALE), order="C")
-    if not all_finite(scaled):
+    finite = _all_finite(scaled)
+    if not finite:
         scaled = np.nan_to_num(scaled, nan=0.0)
     np.rint(scaled, out=scaled)
     rounded: np.ndarray = np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
-    return rounded
+    return rounded, finite
 
 
-def all_finite(samples: np.ndarray) -> bool:
+def _all_finite(samples: np.ndarray) -> bool:
     """Whether float samples, C-contiguous, are all finite numbers: of sane ones, one pass of BLAS tells."""
     flat = samples.reshape(-1)
     return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())

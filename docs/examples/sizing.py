@@ -8,7 +8,7 @@ Change the figures to your own: seconds of audio that one core or GPU does in a 
 from dataclasses import dataclass
 from math import ceil
 
-DECODE = 1_208  # MP3, one core; docs/benchmarks.md, Decode
+DECODE = 1_212  # MP3, one core; docs/benchmarks.md, Decode
 SPEECH = 498  # voice activity, one core; docs/benchmarks.md, Voice activity
 LOG_MEL_AND_WRITING = 24_000 / (14.7 - 5.5) / 2  # 16 copies of 25 minutes on two cores; docs/benchmarks.md, Ingest
 WHISPER_TURBO = 200  # one A100, published by others: Open ASR Leaderboard, short-form, transformers

@@ -17,9 +17,10 @@ from schemas.failures import CODES
 from tests.hearing import Heard
 from workers import container, libsndfile
 from workers.container import Container
-from workers.decode import decode, to_int16
+from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, DecodeError, Ending
+from workers.samples import to_int16
 
 CORPUS = Path(__file__).parents[2] / "pipelines" / "demo" / "corpus"
 SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".mp4"}
