@@ -1,7 +1,6 @@
 """Decoding in this process: bytes in, blocks of int16 at the wire's sampling rate out, in flat memory.
 
-Formats are told by content; libsndfile reads what it can read, FFmpeg the rest. This module is what the decoder child
-runs; call it in a process that may die (see workers.decoder).
+This module is what the decoder child runs; call it in a process that may die (see workers.decoder).
 """
 
 from collections.abc import Callable
@@ -9,26 +8,16 @@ from dataclasses import replace
 from typing import BinaryIO, Final
 
 import numpy as np
-import soundfile
 
-from workers import container
-from workers.container import Container
 from workers.decode_settings import Channels, DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, Block, Blocks, Damage, DecodeError, Ending, Holes, Sink, check_header
-from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
-from workers.libsndfile import open_sound, tells_its_length
+from workers.opening import open_recording
 from workers.samples import resampler, to_int16_and_tell
-from workers.tags import id3_bytes, without_tail
 
 FLOAT32_BYTES: Final = 4
-MOST_TAGS: Final = 4  # ID3v2 tags one behind the other; a sane file has one
 SHORT_BY_SAMPLES: Final = 0.1  # seconds that may be missing where the header counts samples
-SHORT_BY_ROUNDING: Final = (
-    0.2,
-    0.1,
-    0.5,
-)  # elsewhere: seconds and a fraction of the declared, at most seconds, or half
+SHORT_BY_ROUNDING: Final = 0.2, 0.1, 0.5  # elsewhere: seconds, a fraction of the declared, and at most; or half of it
 SHORT_BY_GUESS: Final = 0.02, 5.0  # of long recordings, whose bit rate may be a mean: a fraction, and at most seconds
 
 
@@ -42,7 +31,7 @@ def decode(file: BinaryIO, settings: DecodeSettings, sink: Sink, raw: RawAudio |
     Raises:
         DecodeError: nothing could be decoded, or a limit was passed.
     """
-    return move(*_open(file, settings, raw), settings, sink)
+    return move(*open_recording(file, settings, raw), settings, sink)
 
 
 def move(info: AudioInfo, blocks: Blocks, settings: DecodeSettings, sink: Sink) -> Ending:
@@ -54,105 +43,6 @@ def move(info: AudioInfo, blocks: Blocks, settings: DecodeSettings, sink: Sink) 
     if outlet.samples == 0:
         raise DecodeError("empty", damage or f"the {info.container} decodes to no samples ({decoded:g} s)")
     return Ending(decoded, damage or _missing(info, decoded) or outlet.damage)
-
-
-def _open(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | None) -> tuple[AudioInfo, Blocks]:
-    head, tag = _head(file)
-    if not head and not tag:
-        raise DecodeError("empty", "the object has 0 bytes")
-    kind = container.by_signature(head)
-    if kind is None and raw is not None and not tag:
-        return open_media(file, raw.container, settings.limits, settings.track, raw.demuxer_options)
-    kind = kind or container.by_sync_word(head) or (container.MP3 if tag else container.by_frames(head))
-    if kind is None:
-        other = container.name_other(head)
-        raise DecodeError(
-            "not_audio",
-            f"no known audio or video format starts with the bytes {head[:8]!r}" + (f": {other}" if other else ""),
-        )
-    if kind in (container.MP3, container.AAC_ADTS):
-        file = without_tail(file)  # FFmpeg would take its pictures for damaged frames
-    if not kind.soundfile or (kind is container.MP3 and not _tells_its_length(file)):
-        return open_media(file, kind, settings.limits, settings.track, {})
-    try:
-        info, blocks = open_sound(file, kind, settings.limits)
-    except soundfile.LibsndfileError as refusal:
-        return _second_opinion(file, kind, settings, refusal.error_string)
-    return info, _read_on(file, kind, settings, info, blocks) if kind in _FRAMED else blocks
-
-
-def _tells_its_length(file: BinaryIO) -> bool:
-    try:
-        return tells_its_length(file)
-    finally:
-        file.seek(0)
-
-
-def _head(file: BinaryIO) -> tuple[bytes, int]:
-    """Return the first bytes behind any ID3v2 tags, and how long the tags are."""
-    tags = 0
-    for _ in range(MOST_TAGS):
-        file.seek(tags)
-        head = file.read(container.HEAD_BYTES)
-        more = id3_bytes(head)
-        if not more:
-            break
-        tags += more
-    file.seek(0)
-    return head, tags
-
-
-def _second_opinion(
-    file: BinaryIO, kind: Container, settings: DecodeSettings, refusal: str
-) -> tuple[AudioInfo, Blocks]:
-    """Let FFmpeg try what libsndfile does not open: it knows more codecs, and forgives more."""
-    file.seek(0)
-    try:
-        return open_media(file, kind, settings.limits, settings.track, {})
-    except DecodeError as error:
-        raise DecodeError(error.code, f"{error.message} (libsndfile: {refusal})") from None
-
-
-_FRAMED: Final = (container.FLAC, container.MP3)
-"""libsndfile reads them, and their frames bear a sync word, so that a decoder finds its way behind a damaged place."""
-
-READ_ON_WITHIN: Final = 2 * 3600  # seconds: what came before is decoded again, in silence, and the parent waits
-
-
-def _read_on(file: BinaryIO, kind: Container, settings: DecodeSettings, info: AudioInfo, blocks: Blocks) -> Blocks:
-    """Yield libsndfile's blocks, and where they break off, FFmpeg's: it goes on behind a damaged place."""
-    position = 0
-    try:
-        for block in blocks:
-            position += len(block[0])
-            yield block
-    except Damage as broken:
-        if position > READ_ON_WITHIN * info.sample_rate:
-            raise
-        file.seek(0)
-        try:
-            other, more = open_media(file, kind, settings.limits, settings.track, {})
-        except DecodeError:
-            raise broken from None
-        if (other.sample_rate, other.channels) != (info.sample_rate, info.channels):
-            raise
-        found = position
-        for block in _behind(more, position):
-            found += len(block[0])
-            yield block
-        if found == position:
-            raise
-        raise Holes(f"damaged at {position / info.sample_rate:.2f} s: {broken}") from None
-
-
-def _behind(blocks: Blocks, position: int) -> Blocks:
-    """Yield what comes behind the first `position` frames."""
-    passed = 0
-    for block in blocks:
-        skipped = min(len(block[0]), position - passed)
-        passed += skipped
-        if skipped < len(block[0]):
-            yield [channel[skipped:] for channel in block]
 
 
 _Pick = Callable[[Block], np.ndarray]

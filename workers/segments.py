@@ -5,13 +5,13 @@ speech, some 20 s more.
 """
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 import numpy as np
 
 from workers.samples import INT16_SCALE, resampler, to_int16
+from workers.tape import Pieces, Tape
 from workers.vad import BLOCK_FRAMES, FRAME, SAMPLE_RATE, Span, SpanFinder, SpeechDetector, check_pcm
 
 BLOCK: Final = BLOCK_FRAMES * FRAME  # samples that are looked at together, 8.2 s at 16 kHz
@@ -106,63 +106,6 @@ def segmenter(settings: SegmentSettings, detector: SpeechDetector | None, sample
     return _SpeechCutter(settings, detector, sample_rate // SAMPLE_RATE)
 
 
-class _Tape:
-    """The latest part of a long signal, in memory that stays as large as that part ever was; positions are absolute."""
-
-    def __init__(self, dtype: type[np.generic]) -> None:
-        self._memory = np.zeros(0, dtype)
-        self.start = self.end = 0  # of the part that is kept
-        self._offset = 0  # the position of the memory's first element
-
-    def append(self, values: np.ndarray) -> None:
-        if self.end + len(values) - self._offset > len(self._memory):
-            self._make_room(len(values))
-        self._memory[self.end - self._offset :][: len(values)] = values
-        self.end += len(values)
-
-    def read(self, start: int, end: int) -> np.ndarray:
-        """A view, good until the next append."""
-        assert self.start <= start <= end <= self.end, f"{start}..{end} is not in {self.start}..{self.end}"
-        return self._memory[start - self._offset : end - self._offset]
-
-    def forget(self, before: int) -> None:
-        self.start = min(max(self.start, before), self.end)
-
-    def _make_room(self, more: int) -> None:
-        """Move what is kept to the front of memory at least twice as long as needed, so that this happens seldom."""
-        kept = self.read(self.start, self.end)
-        needed = 2 * (len(kept) + more)
-        memory = self._memory if needed <= len(self._memory) else np.empty(needed, self._memory.dtype)
-        memory[: len(kept)] = kept
-        self._memory, self._offset = memory, self.start
-
-
-class _Pieces:
-    """The latest part of a long signal as it came in, copied once, when it is read; positions are absolute."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[np.ndarray] = deque()
-        self._start = self.end = 0  # of the pieces
-
-    def append(self, values: np.ndarray) -> None:
-        """Take what nobody will write to any more."""
-        self._pieces.append(values)
-        self.end += len(values)
-
-    def read(self, start: int, end: int) -> np.ndarray:
-        position, found = self._start, []
-        for piece in self._pieces:
-            found.append(piece[max(0, start - position) : max(0, end - position)])
-            position += len(piece)
-            if position >= end:
-                break
-        return np.concatenate(found)
-
-    def forget(self, before: int) -> None:
-        while self._pieces and self._start + len(self._pieces[0]) <= before:
-            self._start += len(self._pieces.popleft())
-
-
 class _Windower:
     """Fixed windows; the last one is shorter, and is left out if the windows before it hold all of it."""
 
@@ -171,7 +114,7 @@ class _Windower:
     def __init__(self, settings: SegmentSettings, sample_rate: int) -> None:
         self._length = round(settings.max_seconds * sample_rate)
         self._hop = round((settings.hop_seconds or settings.max_seconds) * sample_rate)
-        self._tape = _Pieces()
+        self._tape = Pieces()
         self._index = 0
 
     def push(self, pcm: np.ndarray) -> list[Segment]:
@@ -218,10 +161,10 @@ class _SpeechCutter:
             min_silence=round(settings.min_silence_seconds * SAMPLE_RATE),
             pad=round(settings.pad_seconds * SAMPLE_RATE),
         )
-        self._samples = _Tape(np.int16)  # as they came in
-        self._sound = self._samples if factor == 1 else _Tape(np.int16)  # what the model hears
+        self._samples = Tape(np.int16)  # as they came in
+        self._sound = self._samples if factor == 1 else Tape(np.int16)  # what the model hears
         self._resample = resampler(factor * SAMPLE_RATE, SAMPLE_RATE)
-        self._probabilities = _Tape(np.float32)  # one a frame
+        self._probabilities = Tape(np.float32)  # one a frame
         self._heard = 0  # samples that the model has been given
         self._open: Span | None = None  # the segment under way; it ends with the last span that is in it
         self._speech = 0  # samples of speech in it
