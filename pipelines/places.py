@@ -8,16 +8,17 @@ import re
 from typing import Final
 
 import fsspec
-import fsspec.utils
+import pyarrow as pa
 from fsspec.registry import known_implementations
 
 from pipelines.errors import RecipeError
+from pipelines.globs import GLOB_CHARACTERS, matches, split_glob
 from pipelines.recipe_sections import LakeSection, SourceSection
 from schemas import layout
 from workers.source import local_path
 from workers.stores import is_s3, split_s3
 
-GLOB: Final = re.compile(r"[*?\[]")
+WILD: Final = re.compile(f"[{re.escape(GLOB_CHARACTERS)}]")
 OWN_FILES: Final = (
     layout.data_file("recordings", "corpus", "2024-01-01", "00001", 0),
     layout.plan_file("corpus", "00001"),
@@ -44,7 +45,7 @@ def refuse_overlap(source: SourceSection, lake: LakeSection) -> None:
         if any(_is_listed(f"{seen}/{path}", pattern, source) for path in OWN_FILES):
             raise RecipeError(
                 f"lake {lake.uri} lies inside the source {source.where}, which would read the lake's own files as "
-                f'recordings; put the lake beside it, or leave it out: source.exclude: ["{GLOB.sub("?", seen)}/**"]'
+                f'recordings; put the lake beside it, or leave it out: source.exclude: ["{WILD.sub("?", seen)}/**"]'
             )
     elif _lies_in(outer, inner):
         raise RecipeError(
@@ -91,8 +92,7 @@ def _base(source: SourceSection) -> tuple[str, str | None]:
     """Return the folder that a source lists, and the glob that chooses from it; None without one."""
     where = local_path(source.where) or source.where
     literal = not is_s3(where) and os.path.exists(where)  # a folder may be called show [2024]
-    wild = None if literal else GLOB.search(where)
-    return (where, None) if wild is None else (where[: where.rfind("/", 0, wild.start()) + 1] or "/", where)
+    return (where, None) if literal else split_glob(where)
 
 
 def _parts(uri: str) -> list[str]:
@@ -108,16 +108,12 @@ def _lies_in(inner: list[str], outer: list[str]) -> bool:
 
 
 def _is_listed(uri: str, pattern: str | None, source: SourceSection) -> bool:
-    """Whether a source takes a file of this name; the globs mean what they mean in pipelines.sources."""
+    """Whether a source takes a file of this name."""
     ends = (".tar", ".tar.gz", ".tgz") if source.tar else (".parquet",) if source.parquet else ("",)
-    chosen = uri.endswith(ends) and (pattern is None or _matches(uri, (pattern,)))
-    included = not source.include or _matches(uri, source.include)
-    return chosen and included and not _matches(uri, source.exclude)
+    chosen = uri.endswith(ends) and (pattern is None or _matched(uri, (pattern,)))
+    included = not source.include or _matched(uri, source.include)
+    return chosen and included and not _matched(uri, source.exclude)
 
 
-def _matches(uri: str, patterns: tuple[str, ...]) -> bool:
-    anywhere = "(?s:.*[/#])?"
-    return any(
-        re.match(("" if "://" in one or one.startswith("/") else anywhere) + fsspec.utils.glob_translate(one), uri)
-        for one in patterns
-    )
+def _matched(uri: str, patterns: tuple[str, ...]) -> bool:
+    return bool(matches(pa.chunked_array([[uri]]), patterns)[0].as_py())

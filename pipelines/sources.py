@@ -14,13 +14,13 @@ from functools import reduce
 from typing import Any, Final
 
 import fsspec
-import fsspec.utils
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 from pipelines.errors import RecipeError, StoreError
+from pipelines.globs import GLOB_CHARACTERS, matches, split_glob
 from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed
 from pipelines.manifest import read_manifest
 from pipelines.recipe_sections import SourceSection
@@ -42,7 +42,6 @@ from workers.stores import (
 LISTERS: Final = 16
 SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest
 HEADS_IN_FLIGHT: Final = 32
-GLOB_CHARACTERS: Final = "*?["
 BROKEN: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What is said of a file that is deleted meanwhile, and of a link that leads nowhere, through a file or to itself."""
 UNNAMEABLE: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
@@ -94,7 +93,7 @@ def _list_uri(uri: str, options: Options) -> pa.Table:
     else:
         found = batches(_walk_fsspec(base, options))
     listing = pa.Table.from_batches(found, LISTING)
-    return listing.filter(_matches(listing["uri"], [pattern])) if pattern else listing
+    return listing.filter(matches(listing["uri"], [pattern])) if pattern else listing
 
 
 def _normal(path: str) -> str:
@@ -102,48 +101,17 @@ def _normal(path: str) -> str:
     return os.path.abspath(path) if any(character in path for character in GLOB_CHARACTERS) else path
 
 
-def split_glob(uri: str) -> tuple[str, str | None]:
-    """Return what comes before a glob's first wildcard, up to its folder, and the whole pattern; None without one."""
-    positions = [uri.find(character) for character in GLOB_CHARACTERS if character in uri]
-    if not positions:
-        return uri, None
-    return uri[: uri.rfind("/", 0, min(positions)) + 1], uri
-
-
 def _chosen(listing: pa.Table, source: SourceSection) -> pa.Table:
     """Apply include and exclude: globs over the whole uri, or over its end where they do not start with a scheme."""
     if source.include:
-        listing = listing.filter(pc.or_(_matches(listing["uri"], source.include), _damaged(listing)))
+        listing = listing.filter(pc.or_(matches(listing["uri"], source.include), _damaged(listing)))
     if source.exclude:
-        listing = listing.filter(pc.or_(pc.invert(_matches(listing["uri"], source.exclude)), _damaged(listing)))
+        listing = listing.filter(pc.or_(pc.invert(matches(listing["uri"], source.exclude)), _damaged(listing)))
     return listing
 
 
 def _damaged(listing: pa.Table) -> pa.ChunkedArray:
     return pc.fill_null(pc.equal(pc.struct_field(listing["problem"], "code"), "shard_damaged"), False)
-
-
-def _matches(uris: pa.ChunkedArray, patterns: Iterable[str]) -> pa.ChunkedArray:
-    alternatives = [
-        ("" if "://" in pattern or pattern.startswith("/") else "(?s:.*[/#])?") + fsspec.utils.glob_translate(pattern)
-        for written in patterns
-        for pattern in _spellings(written)
-    ]
-    expression = "|".join(_as_re2(alternative) for alternative in alternatives)
-    return pc.match_substring_regex(uris, f"^(?:{expression})$")
-
-
-def _spellings(pattern: str) -> tuple[str, ...]:
-    """Return a pattern as the uris may be written that it is meant for."""
-    if is_s3(pattern):
-        rest = pattern.partition("://")[2]
-        return f"s3://{rest}", f"s3a://{rest}"
-    return (pattern, local_path(pattern) or pattern) if pattern.startswith("file://") else (pattern,)
-
-
-def _as_re2(expression: str) -> str:
-    """Turn a Python expression of glob_translate into one of Arrow's RE2, which knows no \\Z."""
-    return re.sub(r"\\Z$", "", expression)
 
 
 # S3

@@ -14,11 +14,12 @@ import obstore
 from pipelines.doctor.check import Check, Checks, ok, tried, warning
 from pipelines.doctor.machine import check_disk
 from pipelines.errors import RecipeError, StoreError
+from pipelines.globs import split_glob
 from pipelines.manifest import read_manifest
 from pipelines.places import refuse_unreachable
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import SourceSection
-from pipelines.sources import split_glob, store_error
+from pipelines.sources import store_error
 from pipelines.store import Store
 from schemas import layout
 from workers.objects import ObjectError, read_range

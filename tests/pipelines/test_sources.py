@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-import pipelines.sources
 from pipelines.errors import RecipeError
+from pipelines.globs import matches
 from pipelines.recipe_sections import SourceSection
 from pipelines.sources import LISTING, list_source
 
@@ -99,7 +99,7 @@ def test_a_glob_from_here_does_not_match_further_down(corpus, monkeypatch):
 @pytest.mark.parametrize("glob", ["s3://b/c/*.wav", "s3a://b/c/*.wav"])
 def test_a_glob_of_either_spelling_of_s3_matches_both(glob):
     uris = pa.chunked_array([["s3://b/c/a.wav", "s3a://b/c/a.wav", "s3://b/c/d/a.wav"]])
-    assert pipelines.sources._matches(uris, [glob]).to_pylist() == [True, True, False]
+    assert matches(uris, [glob]).to_pylist() == [True, True, False]
 
 
 def test_include_may_be_a_file_uri(corpus):
