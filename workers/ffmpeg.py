@@ -5,7 +5,6 @@ external references) are refused, and so is every protocol.
 """
 
 import itertools
-import struct
 from collections.abc import Callable, Iterator
 from operator import methodcaller
 from typing import BinaryIO, Final, NoReturn
@@ -13,23 +12,14 @@ from typing import BinaryIO, Final, NoReturn
 import av
 import av.error
 import numpy as np
-from av.stream import Discard, Disposition
+from av.stream import Discard
 
 from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, DecodeError, Holes, check_header
+from workers.media_length import GUESSED_LENGTH, SharedLength, caf_excess, declared_seconds, shared_length
 
-_GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3, container.MP3)
-"""FFmpeg guesses from the first bit rate; an MP3 that says how long it is goes to libsndfile."""
-
-_LENGTH_OF_ALL: Final = (container.MPEG_TS, container.MPEG_PS)
-"""FFmpeg gives a track that it has not met yet the length of the others."""
-
-_ENDS_WITHIN: Final = 1.0  # seconds: muxers round, and count the last picture or do not
-_CAF_HEADER: Final = 8  # bytes
-_CAF_CHUNK: Final = struct.Struct(">4sq")
-_CAF_CHUNKS: Final = 64  # at most before the data; a sane file has some
 _OPUS_CELT: Final = 16  # the first of the configurations that are music only (RFC 6716, 3.1)
 _SCALES: Final = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 _TYPES: Final[dict[str, type[np.generic]]] = {
@@ -50,7 +40,7 @@ def open_media(
     Raises:
         DecodeError: it cannot be opened, has no such track, or no frame decodes.
     """
-    excess = _caf_excess(file) if kind is container.CAF else 1.0
+    excess = caf_excess(file) if kind is container.CAF else 1.0
     try:
         source = av.open(
             file,
@@ -65,7 +55,9 @@ def open_media(
     stream = _chosen_track(source, kind, track)
     if stream.codec_context is None:
         raise DecodeError("unreadable", f"the {kind.name} names a codec of its audio track that FFmpeg does not know")
-    shared = _shared_length(source, stream, kind)
+    shared = shared_length(source, stream, kind)
+    if shared is None:
+        _discard_others(source, stream)
     try:
         first = next(frames := _frames(source, stream, shared), None)
     except Damage as broken:
@@ -73,8 +65,8 @@ def open_media(
     if first is None:
         raise DecodeError("empty", f"the audio track of the {kind.name} holds no frames")
     seconds = None
-    if kind not in _GUESSED_LENGTH and not demuxer_options and shared is None:
-        seconds = _declared_seconds(source, stream, first)
+    if kind not in GUESSED_LENGTH and not demuxer_options and shared is None:
+        seconds = declared_seconds(source, stream, first)
     info = AudioInfo(
         container=kind.name,
         codec=stream.codec_context.codec.canonical_name,
@@ -107,80 +99,15 @@ def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted
     return chosen[0]
 
 
-class _SharedLength:
-    """One length that a container tells for all its tracks, and how far their packets go; in seconds from its start."""
-
-    def __init__(self, declared: float) -> None:
-        self._declared, self._reached = declared, 0.0
-
-    def note(self, packet: "av.Packet") -> None:
-        """Take a packet of any track."""
-        if packet.pts is not None and packet.time_base is not None:
-            self._reached = max(self._reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-
-    def check(self) -> None:
-        """Raise Damage where no track goes to the end."""
-        if self._declared - self._reached > _ENDS_WITHIN:
-            raise Damage(f"the container declares {self._declared:.2f} s and ends at {self._reached:.2f} s: cut short")
-
-
-def _shared_length(
-    source: "av.container.InputContainer", stream: "av.AudioStream", kind: Container
-) -> _SharedLength | None:
-    """Return the length that other tracks may have and this one not; None where the track's own is known.
-
-    Where it is known, the others' packets are not even read, if the container has an index.
-    """
-    others = [one for one in source.streams if one is not stream]
-    if any(map(_has_length, others)) and (stream.duration is None or kind in _LENGTH_OF_ALL):
-        return _SharedLength((source.duration or 0) / av.time_base + max(0, source.start_time or 0) / av.time_base)
-    for other in others:
-        other.discard = Discard.all
-    return None
-
-
-def _has_length(stream: "av.stream.Stream") -> bool:
-    return stream.type in ("audio", "video") and not stream.disposition & Disposition.attached_pic
-
-
-def _caf_excess(file: BinaryIO) -> float:
-    """Return how much more audio a CAF's data chunk claims than is there, as a factor: FFmpeg counts what is there.
-
-    Chunks have a type of 4 bytes and a size of 8, -1 where it is not known (Apple Core Audio Format Specification 1.0).
-    """
-    end = file.seek(0, 2)
-    position, excess = _CAF_HEADER, 1.0
-    for _ in range(_CAF_CHUNKS):
-        file.seek(position)
-        head = file.read(_CAF_CHUNK.size)
-        if len(head) < _CAF_CHUNK.size:
-            break
-        name, size = _CAF_CHUNK.unpack(head)
-        position += _CAF_CHUNK.size
-        if name == b"data":
-            excess = max(1.0, size / (end - position)) if end > position else 1.0
-            break
-        position = min(end, position + max(0, size))
-    file.seek(0)
-    return excess
-
-
-def _declared_seconds(
-    source: "av.container.InputContainer", stream: "av.AudioStream", first: "av.AudioFrame"
-) -> float | None:
-    """Return how long the track is by the header, without the silence that some containers count before `first`."""
-    if stream.duration is not None and stream.time_base is not None:
-        seconds = float(stream.duration * stream.time_base)
-    else:
-        seconds = (source.duration or 0) / av.time_base
-    if first.pts is not None and stream.start_time is not None and stream.time_base is not None:
-        before = float(first.pts * first.time_base - stream.start_time * stream.time_base)
-        seconds -= before if 0 < before < seconds else 0
-    return seconds if seconds > 0 else None
+def _discard_others(source: "av.container.InputContainer", stream: "av.AudioStream") -> None:
+    """Leave pictures unread, where the container has an index."""
+    for other in source.streams:
+        if other is not stream:
+            other.discard = Discard.all
 
 
 def _frames(
-    source: "av.container.InputContainer", stream: "av.AudioStream", shared: _SharedLength | None
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength | None
 ) -> "Iterator[av.AudioFrame]":
     """Yield decoded frames; packets that do not decode are passed over, and told of as damage at the end.
 
@@ -212,7 +139,7 @@ def _frames(
 
 
 def _packets(
-    source: "av.container.InputContainer", stream: "av.AudioStream", shared: _SharedLength | None
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength | None
 ) -> "Iterator[av.Packet]":
     """Yield a track's packets up to the empty one that ends it.
 
@@ -225,7 +152,7 @@ def _packets(
 
 
 def _noted(
-    source: "av.container.InputContainer", stream: "av.AudioStream", shared: _SharedLength
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength
 ) -> "Iterator[av.Packet]":
     for packet in source.demux():
         shared.note(packet)

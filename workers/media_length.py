@@ -1,0 +1,89 @@
+"""How long a track is by what its container says, as far as FFmpeg tells that: who says it, of what, and from where."""
+
+import struct
+from typing import BinaryIO, Final
+
+import av
+from av.stream import Disposition
+
+from workers import container
+from workers.container import Container
+from workers.decoded import Damage
+
+GUESSED_LENGTH: Final = (container.AAC_ADTS, container.AMR, container.AC3, container.MP3)
+"""FFmpeg guesses from the first bit rate; an MP3 that says how long it is goes to libsndfile."""
+
+_LENGTH_OF_ALL: Final = (container.MPEG_TS, container.MPEG_PS)
+"""FFmpeg gives a track that it has not met yet the length of the others."""
+
+_ENDS_WITHIN: Final = 1.0  # seconds: muxers round, and count the last picture or do not
+_CAF_HEADER: Final = 8  # bytes
+_CAF_CHUNK: Final = struct.Struct(">4sq")
+_CAF_CHUNKS: Final = 64  # at most before the data; a sane file has some
+
+
+class SharedLength:
+    """One length that a container tells for all its tracks, and how far their packets go; in seconds from its start."""
+
+    def __init__(self, declared: float) -> None:
+        self._declared, self._reached = declared, 0.0
+
+    def note(self, packet: "av.Packet") -> None:
+        """Take a packet of any track."""
+        if packet.pts is not None and packet.time_base is not None:
+            self._reached = max(self._reached, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+
+    def check(self) -> None:
+        """Raise Damage where no track goes to the end."""
+        if self._declared - self._reached > _ENDS_WITHIN:
+            raise Damage(f"the container declares {self._declared:.2f} s and ends at {self._reached:.2f} s: cut short")
+
+
+def shared_length(
+    source: "av.container.InputContainer", stream: "av.AudioStream", kind: Container
+) -> SharedLength | None:
+    """Return the length that other tracks may have and this one not; None where the track's own is known."""
+    others = [one for one in source.streams if one is not stream]
+    if any(map(_has_length, others)) and (stream.duration is None or kind in _LENGTH_OF_ALL):
+        return SharedLength((source.duration or 0) / av.time_base + max(0, source.start_time or 0) / av.time_base)
+    return None
+
+
+def _has_length(stream: "av.stream.Stream") -> bool:
+    return stream.type in ("audio", "video") and not stream.disposition & Disposition.attached_pic
+
+
+def caf_excess(file: BinaryIO) -> float:
+    """Return how much more audio a CAF's data chunk claims than is there, as a factor: FFmpeg counts what is there.
+
+    Chunks have a type of 4 bytes and a size of 8, -1 where it is not known (Apple Core Audio Format Specification 1.0).
+    """
+    end = file.seek(0, 2)
+    position, excess = _CAF_HEADER, 1.0
+    for _ in range(_CAF_CHUNKS):
+        file.seek(position)
+        head = file.read(_CAF_CHUNK.size)
+        if len(head) < _CAF_CHUNK.size:
+            break
+        name, size = _CAF_CHUNK.unpack(head)
+        position += _CAF_CHUNK.size
+        if name == b"data":
+            excess = max(1.0, size / (end - position)) if end > position else 1.0
+            break
+        position = min(end, position + max(0, size))
+    file.seek(0)
+    return excess
+
+
+def declared_seconds(
+    source: "av.container.InputContainer", stream: "av.AudioStream", first: "av.AudioFrame"
+) -> float | None:
+    """Return how long the track is by the header, without the silence that some containers count before `first`."""
+    if stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+    else:
+        seconds = (source.duration or 0) / av.time_base
+    if first.pts is not None and stream.start_time is not None and stream.time_base is not None:
+        before = float(first.pts * first.time_base - stream.start_time * stream.time_base)
+        seconds -= before if 0 < before < seconds else 0
+    return seconds if seconds > 0 else None
