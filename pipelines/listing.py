@@ -1,5 +1,6 @@
 """What a listing says of each object or member: Arrow columns, so that a million of them are some 200 MB."""
 
+import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
@@ -54,3 +55,14 @@ def listed(
         pa.nulls(count, PROBLEM) if problems is None else problems,
     ]
     return pa.RecordBatch.from_arrays(columns, schema=LISTING)
+
+
+def local_row(path: str) -> tuple[str, str | None, int, int | None]:
+    """Return a file's uri, etag, size and time; a name that is no text fails as missing when it is read."""
+    status = os.stat(path)
+    return local_name(path), None, status.st_size, status.st_mtime_ns
+
+
+def local_name(path: str) -> str:
+    """Return a file's absolute name as a uri, with what is no text written out."""
+    return os.path.abspath(path).encode(errors="backslashreplace").decode()

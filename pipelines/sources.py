@@ -6,10 +6,8 @@ million objects are some 200 MB of Arrow columns.
 
 import errno
 import os
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Final
 
@@ -17,16 +15,15 @@ import fsspec
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
-from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import BaseError, InvalidPathError
 
 from pipelines.errors import RecipeError, StoreError
 from pipelines.globs import GLOB_CHARACTERS, matches, split_glob
-from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed
-from pipelines.manifest import read_manifest
+from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed, local_name, local_row
+from pipelines.manifest_lookups import list_manifest
 from pipelines.recipe_sections import SourceSection
+from pipelines.refusals import store_error
 from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES, KeptShards, list_parquets, list_tars
-from schemas.records import PROBLEM
-from workers.objects import CREDENTIAL_CODES
 from workers.source import local_path
 from workers.stores import (
     Options,
@@ -34,21 +31,14 @@ from workers.stores import (
     etag_of,
     fsspec_options,
     is_s3,
-    obstore_takes,
     s3_store,
     split_s3,
 )
 
 LISTERS: Final = 16
 SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest
-HEADS_IN_FLIGHT: Final = 32
 BROKEN: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What is said of a file that is deleted meanwhile, and of a link that leads nowhere, through a file or to itself."""
-UNNAMEABLE: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
-REFUSED: Final = "fetch_failed"  # the code of what a store refuses
-REFUSING_STATUS: Final = re.compile(r"status code: (4(?!08|29)\d\d[\w ]*)")
-"""What a store answers that refuses, and not for being busy."""
-REFUSALS: Final = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken")
 
 
 def list_source(source: SourceSection, kept: KeptShards | None = None) -> pa.Table:
@@ -60,7 +50,7 @@ def list_source(source: SourceSection, kept: KeptShards | None = None) -> pa.Tab
     """
     options = source.storage.options()
     if source.manifest is not None:
-        listing = _list_manifest(source, options)
+        listing = list_manifest(source, options)
     elif source.tar is not None:
         listing = list_tars(_shards(source.tar, TAR_SUFFIXES, options), options, kept)
     elif source.parquet is not None:
@@ -184,33 +174,12 @@ def _from_obstore(bucket: str, batch: pa.RecordBatch, folders: pa.Array) -> pa.R
     return listed(uris, etags, batch["size"].cast(pa.int64()), modified)
 
 
-def store_error(where: str, error: Exception) -> Exception:
-    """Return what a store's error means to who wrote the recipe: whose fault it is, and what to set."""
-    text = " ".join(str(error).split())
-    gist = _gist(text)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or gist in (*REFUSALS, *CREDENTIAL_CODES):
-        return StoreError(
-            f"{where} refuses the credentials ({gist}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
-        )
-    if isinstance(error, ReadingStopped):
-        return StoreError(f"{where}: {gist}")
-    if isinstance(error, FileNotFoundError) or gist == "NoSuchBucket":
-        return RecipeError(f"the bucket {where} does not exist; check source in the recipe")
-    return StoreError(f"{where} could not be listed: {gist}")
-
-
-def _gist(text: str) -> str:
-    """Return a store's error without the debug dump that follows it."""
-    code = re.search(r"<Code>(\w+)</Code>", text)
-    return code.group(1) if code else text.partition("Debug source")[0][:300].strip()
-
-
 # Local and other file systems
 
 
 def _walk_local(root: str) -> Rows:
     if os.path.isfile(root):
-        yield _local_row(root)
+        yield local_row(root)
         return
     if not os.path.isdir(root):
         raise RecipeError(f"there is no folder {root}; check source in the recipe")
@@ -231,20 +200,10 @@ def _walk_local(root: str) -> Rows:
                 if entry.is_dir():
                     folders.append((entry.path, above | {here}))
                 elif entry.is_file():
-                    yield _local_row(entry.path)
+                    yield local_row(entry.path)
             except OSError as error:
                 if error.errno not in BROKEN:
-                    yield _named(entry.path), None, 0, None  # reading it says why
-
-
-def _local_row(path: str) -> tuple[str, str | None, int, int | None]:
-    """Return a file's row; a name that is no text is written out, and fails as missing when it is read."""
-    status = os.stat(path)
-    return _named(path), None, status.st_size, status.st_mtime_ns
-
-
-def _named(path: str) -> str:
-    return os.path.abspath(path).encode(errors="backslashreplace").decode()
+                    yield local_name(entry.path), None, 0, None  # reading it says why
 
 
 def _walk_fsspec(root: str, options: Options) -> Rows:
@@ -258,124 +217,3 @@ def _walk_fsspec(root: str, options: Options) -> Rows:
         for entry in files.values():
             name = entry["name"] if scheme in ("http", "https") else f"{scheme}://{entry['name'].lstrip('/')}"
             yield name, etag_of(entry), int(entry.get("size") or 0), None
-
-
-# Manifests
-
-
-_Facts = tuple[str | None, int, int | None]  # etag, size, time
-_Problem = dict[str, str]
-
-UNKNOWN: Final[_Facts] = (None, 0, None)
-"""Of what is planned all the same, and fails when it is read, or as its problem says."""
-
-
-def _list_manifest(source: SourceSection, options: Options) -> pa.Table:
-    entries = read_manifest(source.manifest or "", options, source.allow)
-    answers = _Answers(source.manifest or "", options)
-    with ThreadPoolExecutor(HEADS_IN_FLIGHT) as askers:
-        found = []
-        for batch in entries.to_batches(max_chunksize=BATCH_ROWS):
-            uris, problems = batch["uri"].to_pylist(), batch["problem"].to_pylist()
-            asked = zip(uris, problems, strict=True)
-            answered = list(askers.map(lambda one: (UNKNOWN, one[1]) if one[1] else _look_up(one[0], options), asked))
-            answers.note(uris, problems, [problem for _, problem in answered])
-            etags, sizes, times = zip(*(facts for facts, _ in answered), strict=True)
-            told = pa.array([problem for _, problem in answered], PROBLEM)
-            found.append(listed(batch["uri"], pa.array(etags, pa.string()), sizes, times, batch["metadata"], told))
-    answers.raise_if_all_refused()
-    return pa.Table.from_batches(found, LISTING)
-
-
-@dataclass(slots=True)
-class _Answers:
-    """Whether the stores of a manifest refuse single objects, which fail each for itself, or all, which ends the plan.
-
-    A HEAD does not say why it is refused; so the first refused object of each bucket is asked for its first byte.
-    """
-
-    manifest: str
-    options: Options
-    asked: int = 0
-    refused: int = 0
-    first: str = ""
-    why: str = ""
-    buckets: set[str] = field(default_factory=set)
-
-    def note(self, uris: list[str], before: list[_Problem | None], after: list[_Problem | None]) -> None:
-        """Count a batch; StoreError where the store takes the credentials for no object."""
-        self.asked += before.count(None)
-        for uri, early, late in zip(uris, before, after, strict=True):
-            if early is None and late is not None and late["code"] == REFUSED:
-                self.refused += 1
-                self.first, self.why = self.first or uri, self.why or late["message"]
-                if is_s3(uri) and (bucket := split_s3(uri)[0]) not in self.buckets:
-                    self.buckets.add(bucket)
-                    _raise_if_credentials_are_refused(uri, self.options)
-
-    def raise_if_all_refused(self) -> None:
-        """StoreError where no store gave anything that it was asked for."""
-        if self.refused and self.refused == self.asked:
-            raise StoreError(
-                f"every object that {self.manifest} names is refused, {self.refused} of them. {self.why}; set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, that may read them"
-            )
-
-
-def _raise_if_credentials_are_refused(uri: str, options: Options) -> None:
-    bucket, key = split_s3(uri)
-    try:
-        obstore.get_range(s3_store(bucket, tuple(sorted(options.items()))), key, start=0, length=1)
-    except (BaseError, ValueError, OSError) as error:
-        if any(code in str(error) for code in CREDENTIAL_CODES):
-            raise store_error(f"s3://{bucket}", error) from None
-
-
-def _look_up(uri: str, options: Options) -> tuple[_Facts, _Problem | None]:
-    """Return etag, size and time of one object, and why it cannot be read where that is known already.
-
-    One that is not there is planned all the same, and fails as missing.
-
-    Raises:
-        StoreError: no answer; a made-up version would be another recording.
-    """
-    try:
-        return _facts(uri, options), None
-    except (FileNotFoundError, NotADirectoryError, ValueError, ImportError, InvalidPathError):
-        return UNKNOWN, None  # missing, or a uri that no store can be asked for: the run says which, as a failure
-    except Exception as error:
-        if (problem := _own_problem(uri, error)) is not None:
-            return UNKNOWN, problem
-        raise store_error(uri, error) from None
-
-
-def _facts(uri: str, options: Options) -> _Facts:
-    path = local_path(uri)
-    if path is not None:
-        return _local_row(path)[1:]
-    bucket, key = split_s3(uri) if is_s3(uri) else ("", "")
-    if is_s3(uri) and (not bucket or not key or key.endswith("/")):
-        raise FileNotFoundError(uri)  # a folder, that is; obstore and s3fs would ask for the object of that name
-    if key and obstore_takes(key):
-        head = obstore.head(s3_store(bucket, tuple(sorted(options.items()))), key)
-        return (head["e_tag"] or "").strip('"') or None, head["size"], int(head["last_modified"].timestamp() * 1e9)
-    info = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))[0].info(uri)
-    if key and info.get("type") == "directory":
-        raise FileNotFoundError(uri)
-    return etag_of(info), int(info["size"] or 0), None
-
-
-def _own_problem(uri: str, error: Exception) -> _Problem | None:
-    """Return what an error says of one object alone; None where it says something of its store, or nothing."""
-    if isinstance(error, OSError) and error.errno in UNNAMEABLE:
-        return {"code": "source_missing", "message": f"{uri} names no file: {os.strerror(error.errno or 0)}"}
-    status = REFUSING_STATUS.search(str(error))
-    if isinstance(error, PermissionError) and local_path(uri) is not None:
-        return {"code": REFUSED, "message": f"{uri} may not be looked at: {os.strerror(error.errno or 0)}"}
-    if isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError) or status:
-        message = (
-            f"{uri} is refused by the store{f' ({status.group(1)})' if status else ''}. S3 says so of a missing object "
-            "too where the credentials may not list the bucket; check its name, and who may read it"
-        )
-        return {"code": REFUSED, "message": message}
-    return None

@@ -19,7 +19,7 @@ from pipelines.manifest import read_manifest
 from pipelines.places import refuse_unreachable
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import SourceSection
-from pipelines.sources import store_error
+from pipelines.refusals import store_error
 from pipelines.store import Store
 from schemas import layout
 from workers.objects import ObjectError, read_range

@@ -14,7 +14,7 @@ import pytest
 from hand_made import STAGES
 from pydantic import ValidationError
 
-import pipelines.sources
+import pipelines.manifest_lookups
 from pipelines.errors import RecipeError
 from pipelines.manifest import ENTRIES, read_manifest
 from pipelines.plan import find_delta
@@ -158,13 +158,13 @@ def test_a_manifest_that_is_named_from_here_is_held_to_its_own_folder_too(tmp_pa
 
 
 def test_nothing_of_what_is_refused_is_asked_for_or_read_and_the_others_are(folder, tmp_path, monkeypatch):
-    asked, look_up = [], pipelines.sources._look_up
+    asked, look_up = [], pipelines.manifest_lookups._look_up
 
     def noted(uri: str, options: Any) -> Any:
         asked.append(uri)
         return look_up(uri, options)
 
-    monkeypatch.setattr(pipelines.sources, "_look_up", noted)
+    monkeypatch.setattr(pipelines.manifest_lookups, "_look_up", noted)
     manifest = naming(folder, "../secret.wav", "a.wav", "deep/a.wav")
     above = f"{folder.removesuffix('/lists')}/secret.wav"
     assert read_all(manifest, tmp_path) == {
@@ -188,7 +188,7 @@ def test_a_refused_entry_is_listed_with_its_metadata_and_its_reason(folder):
 
 def test_refusals_in_a_manifest_of_many_batches_stay_with_their_rows(folder, monkeypatch):
     monkeypatch.setattr("pipelines.manifest.BATCH_ROWS", 7)
-    monkeypatch.setattr("pipelines.sources.BATCH_ROWS", 5)
+    monkeypatch.setattr("pipelines.manifest_lookups.BATCH_ROWS", 5)
     entries = [f"../{number}.wav" if number % 3 == 0 else f"{number}.wav" for number in range(40)]
     table = list_source(SourceSection(manifest=naming(folder, *entries)))
     assert [Path(uri).name for uri in table["uri"].to_pylist()] == [f"{number}.wav" for number in range(40)]
@@ -259,7 +259,7 @@ def test_no_web_address_is_asked_for_that_is_refused(folder, tmp_path, monkeypat
     def look_up(uri: str, options: Any) -> Any:
         raise AssertionError(f"asked for {uri}")
 
-    monkeypatch.setattr(pipelines.sources, "_look_up", look_up)
+    monkeypatch.setattr(pipelines.manifest_lookups, "_look_up", look_up)
     entry = "http://169.254.169.254/latest/meta-data/"
     assert read_all(naming(folder, entry), tmp_path) == {entry: "source_refused"}
 
