@@ -5,7 +5,6 @@ shard's version; so the next night lists new shards only.
 """
 
 import hashlib
-import json
 import logging
 import tarfile
 from collections import Counter
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import RecipeError, StoreError
 from pipelines.listing import LISTING
 from pipelines.parquet import to_parquet
+from pipelines.sidecars import SIDECAR_BYTES, SIDECARS, Notes, as_utf8, said_by, sample_key
 from pipelines.store import Store
 from schemas import layout
 from workers.objects import ObjectError
@@ -47,8 +47,6 @@ FORMAT: Final = 2  # of what is kept; raise it when that changes
 HEADER_BUFFER: Final = 256 << 10  # bytes of a request where headers are read: a few small members, or one big one's
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz")
 PARQUET_SUFFIXES: Final = (".parquet", ".pq")
-SIDECARS: Final = frozenset({".json", ".txt", ".cls"})
-"""Members that say something about the audio of the same name: they become its metadata."""
 OTHERS: Final = frozenset(
     {
         *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".npy", ".npz", ".pt", ".pth", ".pkl", ".pyd", ".index"),
@@ -58,7 +56,6 @@ OTHERS: Final = frozenset(
 )
 """Members that are no audio and become no metadata: pictures, arrays, documents, labels and subtitles."""
 APPLE_DOUBLE: Final = "._"  # how the names of files begin in which macOS keeps what tar has no place for
-SIDECAR_BYTES: Final = 1 << 20  # what a sidecar may have to be read
 COLUMN_BYTES: Final = 64 << 20  # what a column of metadata may have in any row group of Parquet
 
 
@@ -147,7 +144,7 @@ def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
     """Yield the members that may be audio, each with what its sidecars say."""
     gzipped = is_gzipped(shard.uri)
     members: list[dict[str, Any]] = []
-    notes = _Notes()
+    notes = Notes()
     try:
         with open_tar(shard, options, STREAM_BUFFER if gzipped else HEADER_BUFFER) as tar:
             for number, entry in enumerate(entries(tar)):
@@ -158,10 +155,10 @@ def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
                 if path.name.startswith(APPLE_DOUBLE):
                     continue
                 if suffix in SIDECARS and entry.isreg() and entry.size > SIDECAR_BYTES:
-                    notes.too_long.append(_text(entry.name))
+                    notes.too_long.append(as_utf8(entry.name))
                 elif suffix in SIDECARS and entry.isreg():
                     content = tar.extractfile(entry)
-                    notes.add(_text(entry.name), list(_said(suffix, content.read() if content else b"")))
+                    notes.add(as_utf8(entry.name), list(said_by(suffix, content.read() if content else b"")))
                 elif not entry.isdir() and suffix not in OTHERS | SIDECARS:
                     members.append(_member(shard, entry, number, gzipped=gzipped))
     except DAMAGE as error:
@@ -170,46 +167,10 @@ def _tar_members(shard: Source, options: Options) -> Iterator[_Member]:
         members.append({"name": "", "size": 0, "piece": None, "offset": 0, "problem": damage})
     notes.warn_of_long_ones(shard.uri)
     members = _each_name_once(members)
-    samples = Counter(_key(member["name"]) for member in members)
+    samples = Counter(sample_key(member["name"]) for member in members)
     for member in members:
-        found = notes.of(member["name"], alone=samples[_key(member["name"])] == 1)
+        found = notes.of(member["name"], alone=samples[sample_key(member["name"])] == 1)
         yield {**member, "metadata": list(found.items()) or None}
-
-
-class _Notes:
-    """What the sidecars of a tar say, and of which members.
-
-    WebDataset takes what shares a path up to the first dot of the name for one sample. Names with dots of their own,
-    2024.01.05-rec1.wav, would all be one sample; so a sidecar speaks first of the member whose name it has but for the
-    last ending.
-    """
-
-    def __init__(self) -> None:
-        self._said: dict[str, list[tuple[str, list[tuple[str, str]]]]] = {}  # by key: stem and what is said
-        self.too_long: list[str] = []
-
-    def add(self, sidecar: str, said: list[tuple[str, str]]) -> None:
-        """Keep what a sidecar says."""
-        self._said.setdefault(_key(sidecar), []).append((_stem(sidecar), said))
-
-    def of(self, member: str, *, alone: bool) -> dict[str, str]:
-        """Return what is said of a member, each name once; `alone` where no other has its key."""
-        key, names = _key(member), {_stem(member), member}
-        sidecars = self._said.get(key, [])
-        own = [said for stem, said in sidecars if stem in names]
-        if alone:
-            shared = [said for _, said in sidecars]
-        else:
-            shared = [] if own else [said for stem, said in sidecars if stem == key]
-        return {name: value for said in (*shared, *own) for name, value in said}
-
-    def warn_of_long_ones(self, shard: str) -> None:
-        """Say which sidecars were not read, if any."""
-        if self.too_long:
-            logger.warning(
-                "%s: sidecars of more than %d bytes, which become no metadata: %d, %r first; make them shorter",
-                *(shard, SIDECAR_BYTES, len(self.too_long), self.too_long[0]),
-            )
 
 
 def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool) -> dict[str, Any]:
@@ -221,11 +182,11 @@ def _member(shard: Source, entry: tarfile.TarInfo, number: int, *, gzipped: bool
     elif entry.issparse():
         problem = f"{shard.uri}#{entry.name} is sparse, which is not read"
     return {
-        "name": _text(entry.name),
+        "name": as_utf8(entry.name),
         "size": entry.size if entry.isreg() and not problem else 0,
         "piece": 0 if gzipped else None,
         "offset": number if gzipped else entry.offset_data,
-        "problem": {"code": "source_refused", "message": _text(problem)} if problem else None,
+        "problem": {"code": "source_refused", "message": as_utf8(problem)} if problem else None,
     }
 
 
@@ -236,39 +197,6 @@ def _each_name_once(members: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         named.pop(member["name"], None)
         named[member["name"]] = member
     return list(named.values())
-
-
-def _key(name: str) -> str:
-    """Return what members of one sample share: the path up to the first dot of the file's name (WebDataset)."""
-    folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{file.split('.', 1)[0]}"
-
-
-def _stem(name: str) -> str:
-    """Return a name without its last ending."""
-    folder, slash, file = name.rpartition("/")
-    return f"{folder}{slash}{file.rpartition('.')[0] or file}"
-
-
-def _text(text: str) -> str:
-    """Return text with what is no UTF-8 written out."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def _said(suffix: str, content: bytes) -> Iterator[tuple[str, str]]:
-    text = content.decode("utf-8", errors="replace").strip()
-    if suffix != ".json":
-        yield suffix[1:], text
-        return
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        told = text
-    if not isinstance(told, dict):
-        told = {"json": told}
-    for name, value in told.items():
-        if value is not None:
-            yield _text(name), _text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 # Parquet
