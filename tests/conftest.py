@@ -1,6 +1,6 @@
-"""For all tests: no example of a property has a deadline, and how pytest-xdist divides the tests among its workers.
+"""For all tests: no example of a property has a deadline, what a test is called, and how pytest-xdist divides them.
 
-Those of a file stay together and share what it sets up.
+Tests of a file stay together and share what it sets up.
 """
 
 from typing import Any
@@ -13,6 +13,11 @@ settings.load_profile("untimed")
 
 CHAOS = "tests/chaos/"
 """All of these stay together: their cluster and their undisturbed lake take most of a minute."""
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Calls binary content by its size: pytest-xdist refuses names that differ between processes, as a gzip's time does."""
+    return f"{len(val)} bytes" if isinstance(val, bytes) and not val.isascii() else None
 
 
 @pytest.hookimpl(optionalhook=True)  # of xdist, without which the tests run too
