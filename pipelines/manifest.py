@@ -40,6 +40,8 @@ STORE_SCHEMES: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss
 """Where a manifest's entries may lie beside its own scheme."""
 LHOTSE_SOURCES: Final = "sources"  # lhotse's recordings: a list of {type, channels, source}
 BATCH_ROWS: Final = 10_000
+MOST_BRACKETS: Final = 1_000
+"""In a line of JSON that Arrow is given: it goes down by recursion, and a line of nothing else ends the process."""
 
 
 def read_manifest(manifest: str, options: Options, allow: Collection[str] = ()) -> pa.Table:
@@ -151,10 +153,16 @@ def _parse_csv(content: bytes) -> pa.Table:
 
 def _parse_json(content: bytes) -> pa.Table:
     """Read text that looks like a date as the text it is; what Arrow has no columns for, line by line."""
+    if any(_has_many_brackets(line) for line in io.BytesIO(content)):
+        return _parse_json_by_line(content)
     try:
         return _parse_json_as_columns(content)
     except pa.ArrowException:  # a column of several types, a line longer than a block, or no JSON
         return _parse_json_by_line(content)
+
+
+def _has_many_brackets(line: bytes) -> bool:
+    return len(line) > MOST_BRACKETS and line.count(b"[") + line.count(b"{") > MOST_BRACKETS
 
 
 def _parse_json_as_columns(content: bytes) -> pa.Table:

@@ -8,7 +8,7 @@ import select
 import subprocess
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +72,8 @@ class ChildProcess:
         self._to, self._from = self._process.stdin.fileno(), self._process.stdout.fileno()
         for pipe in (self._to, self._from):
             os.set_blocking(pipe, False)
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, READ_BYTES)
+            with suppress(OSError):  # a user may have so many on a host, of all its containers; without, it is slower
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, READ_BYTES)
         self._outgoing: deque[memoryview] = deque()
         self._incoming, self._room = bytearray(), bytearray(READ_BYTES)
         self._poll = select.poll()

@@ -128,7 +128,7 @@ def _streamed(batch: Sequence[Recording], settings: SourceSettings) -> Iterator[
 
 
 def _load(batch: Sequence[Recording], settings: SourceSettings) -> list[Fetched | ObjectError]:
-    if any(recording.source.size_bytes > settings.max_bytes for recording in batch):
+    if any(recording.problem or recording.source.size_bytes > settings.max_bytes for recording in batch):
         return [_load_one(recording, settings) for recording in batch]
     if len(batch) > 1:
         return read_neighbours([recording.source for recording in batch], dict(settings.options))

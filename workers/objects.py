@@ -63,7 +63,7 @@ class Fetched:
             return False
         try:
             status = os.stat(self.path)
-        except FileNotFoundError:
+        except OSError:  # it is gone, or what it lay in is
             return True
         return (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.read_at.modified_ns or status.st_mtime_ns)
 

@@ -176,13 +176,14 @@ def _gzipped_members(
     shard: Source, members: Sequence[Source], options: Options, max_bytes: int
 ) -> Iterator[Fetched | ObjectError]:
     wanted = {member.place.offset: member for member in members if member.place}
+    last = max(wanted)
     with open_tar(shard, options, STREAM_BUFFER) as tar:
         for number, entry in enumerate(entries(tar)):
             if (member := wanted.get(number)) is not None:
                 content = tar.extractfile(entry)
                 assert content is not None
                 yield _taken(member, entry.size, content, max_bytes)
-                if number == max(wanted):
+                if number == last:
                     return
 
 

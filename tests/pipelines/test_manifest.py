@@ -197,7 +197,12 @@ def test_a_lhotse_manifest_of_several_types_names_its_sources(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(b'{"uri": "/a"}\n{"uri": \n', "line 2 is no JSON"), (b'[{"uri": "/a"}]\n', "line 1 is no JSON object")],
+    [
+        (b'{"uri": "/a"}\n{"uri": \n', "line 2 is no JSON"),
+        (b'[{"uri": "/a"}]\n', "line 1 is no JSON object"),
+        (b'{"uri": "/a", "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 1 is no JSON: .*recursion"),
+    ],
+    ids=["half", "list", "deep"],
 )
 def test_the_line_that_is_no_json_is_named(tmp_path, content, told):
     with pytest.raises(RecipeError, match=told):

@@ -1,5 +1,7 @@
 """The decoder child: what it answers is what decode() gives, and what kills it costs one recording."""
 
+import errno
+import fcntl
 import io
 import os
 import resource
@@ -450,3 +452,18 @@ def test_a_child_that_cannot_be_started_leaves_nothing_open():
         with pytest.raises(OSError, match="no-such-program"):
             list(Decoder(SETTINGS, ["/no-such-program"]).stream([Request(b"fLaC")]))
     assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_a_host_that_gives_no_larger_pipes_is_no_hindrance(monkeypatch):
+    def refused(descriptor, command, *arguments):
+        if command == fcntl.F_SETPIPE_SZ:  # as of the user's last pages of pipes, on a host of many workers
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        return fcntl_of_system(descriptor, command, *arguments)
+
+    fcntl_of_system = fcntl.fcntl
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    decoder = Decoder(SETTINGS)
+    try:
+        assert isinstance(list(decoder.stream([Request(GOOD)]))[-1], Ending)
+    finally:
+        decoder.close()

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import io
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -260,4 +261,14 @@ def test_a_long_local_object_that_changes_while_it_is_decoded_is_noticed(clip, s
     os.utime(clip, ns=(0, 1))
     assert fetched.has_changed()
     clip.unlink()
+    assert fetched.has_changed()
+
+
+def test_a_long_local_object_whose_folder_is_none_any_more_has_changed(tmp_path, short_spool):
+    folder = tmp_path / "calls"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(CONTENT)
+    fetched = fetch(planned(folder / "a.wav"), {})
+    shutil.rmtree(folder)
+    folder.write_bytes(b"a file of the folder's name")
     assert fetched.has_changed()

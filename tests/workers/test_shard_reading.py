@@ -300,6 +300,19 @@ def test_a_gzipped_tar_is_read_once_also_where_some_of_it_is_refused(tmp_path, m
     assert len(seen) == 1
 
 
+def test_a_gzipped_tar_of_which_all_that_is_planned_is_refused_is_not_read(tmp_path, monkeypatch):
+    planned = [
+        Recording(one.recording_id, one.source, ["base"], [], None, ("source_refused", "a link"))
+        for one in recordings(write_tar(f"{tmp_path}/a.tar.gz", [noise(number, 300) for number in range(3)]))
+    ]
+    seen = opened(monkeypatch)
+    refused = [(found.code, found.message) for _, found in load_ahead(planned, SETTINGS)]
+    assert refused == [("source_refused", "a link")] * 3
+        ("source_refused", "a link")
+    ] * 3
+    assert not seen
+
+
 def test_nothing_is_read_behind_the_last_member_that_is_wanted(tmp_path, monkeypatch):
     contents = [noise(number, 1 << 20) for number in range(12)]
     members = write_tar(f"{tmp_path}/a.tar.gz", contents)
