@@ -1,5 +1,6 @@
 """An attempt: one Ray Data execution on behalf of a run, and how far the run is before and after it."""
 
+import math
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -122,7 +123,7 @@ def allowed_failures(recipe: Recipe, plan: Plan) -> int:
     if plan.retry:
         return plan.recordings
     few = limits.tolerated_failures if limits.max_failed_fraction else 0
-    return max(few, int(limits.max_failed_fraction * plan.recordings))
+    return max(few, math.floor(limits.max_failed_fraction * plan.recordings + 1e-9))
 
 
 def stopped(plan: Plan, error: Exception) -> PhonolakeError:

@@ -1,5 +1,6 @@
 """What a run would do, without doing it."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
@@ -9,7 +10,7 @@ from pipelines.plan import Delta
 from pipelines.planned_recordings import recording_of
 from pipelines.recipe import Recipe
 from pipelines.report import megabytes
-from pipelines.run import open_lake, plan_delta
+from pipelines.run import open_lake, plan_delta, what_differs
 from pipelines.runs import find_runs, load_plan
 from pipelines.stages import spectrogram_settings, stages_of
 from pipelines.worker_settings import decode_settings, source_settings
@@ -27,9 +28,10 @@ SAMPLE_BYTES: Final = 128 << 20  # of objects in the sample, the first one apart
 
 
 def forecast(recipe: Recipe) -> dict[str, Any]:
-    """Return the counts of the next plan, or of the open run that would be resumed.
+    """Return the counts of the plan that would be made now, and what is open and would be finished before.
 
-    Hours are an estimate: seconds per byte of a sample of objects, times the bytes.
+    What an open run reads counts among the plan's until it is sealed. Hours are an estimate: seconds per byte of a
+    sample of objects, times the bytes.
     """
     store, stages = open_lake(recipe), stages_of(recipe)
     runs = find_runs(store, recipe.corpus)
@@ -38,7 +40,8 @@ def forecast(recipe: Recipe) -> dict[str, Any]:
     return {
         "corpus": recipe.corpus,
         "open_run": runs.open,
-        "open_run_fits": open_plan is None or open_plan.recipe_fingerprint == recipe.fingerprint(),
+        "open_recordings": open_plan.recordings if open_plan else 0,
+        "open_run_differs": what_differs(recipe, stages, open_plan) if open_plan else None,
         "listed": delta.listed,
         "recordings": delta.recordings.num_rows,
         "new": delta.new,
@@ -55,7 +58,7 @@ def _estimate_hours(recipe: Recipe, delta: Delta) -> float | None:
     """Return hours, from decoding evenly spaced objects; None where none of them decodes."""
     if not delta.recordings.num_rows:
         return 0.0
-    step = max(1, delta.recordings.num_rows // SAMPLE)
+    step = math.ceil(delta.recordings.num_rows / SAMPLE)
     sample = delta.recordings.take(list(range(0, delta.recordings.num_rows, step))).to_pylist()
     fetched = list(_fetched(sample, source_settings(recipe)))
     decoder = Decoder(decode_settings(recipe))
@@ -97,8 +100,9 @@ def forecast_text(facts: dict[str, Any], recipe: Recipe) -> str:
         *(f"  {stage}: {count:,} recordings" for stage, count in facts["stages"].items()),
     ]
     if facts["open_run"]:
-        fits = "will be resumed first" if facts["open_run_fits"] else "has another recipe: run would end with code 4"
-        lines.append(f"  run {facts['open_run']} is open and {fits}")
+        differs = facts["open_run_differs"]
+        fits = f"was planned with {differs}: run would end with code 4" if differs else "will be resumed first"
+        lines.append(f"  run {facts['open_run']} is open with {facts['open_recordings']:,} recordings, and {fits}")
     return "\n".join([*lines, "", "the resolved recipe:", _with_defaults(recipe)])
 
 

@@ -63,7 +63,11 @@ def read_manifest(manifest: str, options: Options, allow: Collection[str] = ()) 
         raise RecipeError(f"{manifest} has neither a column uri nor path; it has {', '.join(table.column_names)}")
     if table.column_names.count(name) > 1:
         raise RecipeError(f"{manifest} has more than one column {name}")
-    table = table.filter(pc.not_equal(table[name].cast(pa.string()), ""))  # null and empty name nothing
+    try:
+        names = table[name].cast(pa.string())
+    except pa.ArrowException:
+        raise RecipeError(f"{manifest}: its column {name} holds {table[name].type}, and no names") from None
+    table = table.filter(pc.not_equal(names, ""))  # null and empty name nothing
     entries = pa.Table.from_batches(
         [_entries(manifest, name, batch, allow) for batch in table.to_batches(max_chunksize=BATCH_ROWS)], ENTRIES
     )

@@ -22,6 +22,7 @@ COUNTERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "published_bytes": ("Bytes of Parquet published by sealed runs.", ("corpus", "table")),
     "decoded_audio_seconds": ("Seconds of audio that came out of the decoder.", ("corpus",)),
     "segment_audio_seconds": ("Seconds of audio in segments: what models and spectrograms get.", ("corpus",)),
+    "staged_audio_seconds": ("Seconds of recordings that staged segments span.", ("corpus",)),
     "segments": ("Segments that were staged.", ("corpus",)),
     "recordings": ("Recordings that have a receipt, by outcome: ok, partial, failed.", ("corpus", "outcome")),
     "failures": ("Rows of the table failures, by stage and code.", ("corpus", "stage", "code")),

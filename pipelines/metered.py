@@ -19,6 +19,7 @@ ENHANCE: Final = key("stage_seconds", stage="enhance")
 SPECTROGRAMS: Final = key("stage_seconds", stage="spectrograms")
 CLIPS: Final = key("stage_seconds", stage="clips")
 WRITE: Final = key("stage_seconds", stage="write")
+STAGED: Final = key("staged_audio_seconds")
 
 
 @dataclass(slots=True)
@@ -78,6 +79,12 @@ def heard_seconds(table: pa.Table, spec: PoolSpec) -> float:
     """Return how many seconds of a wire table some stage of a pool hears."""
     rows = sorted({row for stage in spec.stages for row in rows_that_need(table, stage.id)})
     return segment_seconds(table.select(["start_seconds", "end_seconds"]).take(pa.array(rows, pa.int64())))
+
+
+def spanned_seconds(table: pa.Table) -> float:
+    """Return how many seconds of their recordings the segments of a table span, of all channels together."""
+    spans = table.group_by("recording_id").aggregate([("start_seconds", "min"), ("end_seconds", "max")])
+    return pc.sum(pc.subtract(spans["end_seconds_max"], spans["start_seconds_min"])).as_py() or 0.0
 
 
 def segment_seconds(table: pa.Table) -> float:

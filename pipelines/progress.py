@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipelines.meter import Key
+from pipelines.metered import STAGED
 from workers.tabulate import merge_totals
 
 LIVE_SECONDS: Final = 0.5
@@ -42,8 +43,8 @@ class Tally:
         return self._measures
 
     def totals(self) -> dict[str, float]:
-        """Return what was counted so far."""
-        return self._totals
+        """Return what was counted so far; of a recording that takes long, as far as it was staged."""
+        return {**self._totals, "seconds": max(self._totals["seconds"], self._measures.get(STAGED, 0.0))}
 
 
 class ProgressDisplay:

@@ -193,19 +193,22 @@ def _decided(plan: Plan, state: State, clock: Stopwatch, verdict: Verdict) -> Ve
 
 def check_same(recipe: Recipe, stages: list[Stage], plan: Plan, store: Store) -> None:
     """Refuse to carry on a plan with another recipe, other weights or other code: its rows would not be one thing."""
-    where = f"{store.url(layout.plan_file(plan.corpus, plan.run))}"
-    ways = "finish it with that, or close it with phonolake abandon, which publishes what is done"
-    if plan.recipe_fingerprint != recipe.fingerprint():
+    if (difference := what_differs(recipe, stages, plan)) is not None:
         raise OpenRunConflict(
-            f"run {plan.run} of corpus {plan.corpus} is open and was planned with another recipe "
-            f"({plan.recipe_fingerprint}, not {recipe.fingerprint()}), kept in {where}; {ways}"
+            f"run {plan.run} of corpus {plan.corpus} is open and was planned with {difference}, as "
+            f"{store.url(layout.plan_file(plan.corpus, plan.run))} says; finish it with that, or close it with "
+            f"phonolake abandon, which publishes what is done"
         )
+
+
+def what_differs(recipe: Recipe, stages: list[Stage], plan: Plan) -> str | None:
+    """Say why a plan cannot be carried on with a recipe and its stages; None where it can."""
+    if plan.recipe_fingerprint != recipe.fingerprint():
+        return f"another recipe ({plan.recipe_fingerprint}, not {recipe.fingerprint()})"
     changed = {stage.key for stage in stages} ^ {stage.key for stage in plan.stages}
     if changed:
-        raise OpenRunConflict(
-            f"run {plan.run} of corpus {plan.corpus} is open and was planned with other weights or code for "
-            f"{', '.join(sorted({key.split('@')[0] for key in changed}))}, named in {where}; {ways}"
-        )
+        return f"other weights or code for {', '.join(sorted({key.split('@')[0] for key in changed}))}"
+    return None
 
 
 def _shares(recipe: Recipe, stages: list[Stage]) -> Shares:

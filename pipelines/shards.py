@@ -206,6 +206,7 @@ def _parquet_rows(shard: Source, options: Options, audio_column: str | None) -> 
     """Yield the rows of a Parquet file; what is not audio and not nested becomes metadata, as text."""
     try:
         with open_shard(shard, options, HEADER_BUFFER) as file, pq.ParquetFile(file, pre_buffer=False) as opened:
+            _refuse_doubled(opened.schema_arrow.names)
             name, path = audio_columns(opened.schema_arrow, audio_column)
             others = [field.name for field in opened.schema_arrow if field.name != name and _is_plain(field.type)]
             paths = [f"{name}.path"] if path != name and _has_path(opened.schema_arrow.field(name)) else []
@@ -241,6 +242,12 @@ def _listed_rows(
             "offset": row,
             "metadata": told,
         }
+
+
+def _refuse_doubled(names: list[str]) -> None:
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    if doubled:
+        raise ValueError(f"it has more than one column {doubled[0]}")
 
 
 def _has_path(field: pa.Field) -> bool:

@@ -21,7 +21,7 @@ from ray.data import Datasink
 
 from pipelines.errors import BudgetExceeded
 from pipelines.meter import Key, Meter, key
-from pipelines.metered import WRITE, segment_seconds
+from pipelines.metered import STAGED, WRITE, segment_seconds, spanned_seconds
 from pipelines.parquet import footer, to_parquet
 from pipelines.store import Store
 from schemas import layout, tables, wire
@@ -102,6 +102,7 @@ def _measures(block: pa.Table, found: dict[str, pa.Table], fragments: list[Fragm
     measures = {key("staged_bytes", table=one.table): float(one.size_bytes) for one in fragments}
     measures[key("segments")] = len(block) - block["segment_index"].null_count
     measures[key("segment_audio_seconds")] = segment_seconds(block)
+    measures[STAGED] = spanned_seconds(block)
     if "failures" in found:
         failed = found["failures"].group_by(["stage", "code"]).aggregate([([], "count_all")]).to_pylist()
         measures |= {key("failures", stage=row["stage"], code=row["code"]): row["count_all"] for row in failed}

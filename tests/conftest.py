@@ -16,7 +16,7 @@ CHAOS = "tests/chaos/"
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Calls binary content by its size: pytest-xdist refuses names that differ between processes, as a gzip's time does."""
+    """Calls binary content by its size: names must not differ between processes, as the time in a gzip does."""
     return f"{len(val)} bytes" if isinstance(val, bytes) and not val.isascii() else None
 
 

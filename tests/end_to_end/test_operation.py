@@ -142,6 +142,7 @@ def test_what_is_counted_is_what_happened(night: Night) -> None:
     assert total(night, "recordings", outcome="failed") == 1
     assert total(night, "failures", stage="decode", code="not_audio") == 1
     assert total(night, "decoded_audio_seconds") == pytest.approx(sum(SECONDS))
+    assert total(night, "staged_audio_seconds") == pytest.approx(sum(SECONDS))
     assert total(night, "segment_audio_seconds") == pytest.approx(sum(SECONDS))
     assert total(night, "model_audio_seconds", model="peak:Peak") == pytest.approx(sum(SECONDS))
     assert total(night, "batch_used_units", model="peak:Peak") == 16_000 * sum(SECONDS)

@@ -15,6 +15,7 @@ from pipelines.recipe_sections import LimitsSection
         (1, 0.5, 10, 10),  # one bad file does not hold up a small night
         (1_000_000, 0.5, 10, 500_000),
         (1_000, 0.001, 0, 1),
+        (100, 0.29, 0, 29),  # which is 28.999 in floating point
         (1, 0.5, 0, 0),
         (1_000, 0.0, 10, 0),  # not one is wanted
     ],

@@ -214,6 +214,12 @@ def test_parquet_values_become_text_and_nulls_are_left_out(tmp_path):
     assert entries(tmp_path, "list.parquet", as_parquet(rows)) == [("/a", {"take": "3", "gain": "0.5", "ok": "True"})]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_manifest_whose_names_are_no_names_is_refused(tmp_path, kind):
+    with pytest.raises(RecipeError, match=r"its column uri holds struct<.*>, and no names"):
+        entries(tmp_path, f"list.{kind}", WRITERS[kind]([{"uri": {"bucket": "b", "key": "k"}}]))
+
+
 def test_columns_that_begin_late_in_a_json_manifest_are_kept(tmp_path):
     rows = [{"uri": f"/{number:06d}", "filler": "x" * 100} for number in range(15_000)]  # 2 MB: more than one block
     rows.append({"uri": "/last", "late": "yes"})

@@ -6,10 +6,12 @@ import pty
 import threading
 from contextlib import suppress
 
+import pyarrow as pa
 import pytest
 
 from pipelines import progress
-from pipelines.progress import ProgressDisplay
+from pipelines.metered import STAGED, spanned_seconds
+from pipelines.progress import ProgressDisplay, Tally
 
 TOTALS = {"recordings": 40, "failed": 3, "seconds": 7200.0}
 
@@ -50,3 +52,21 @@ def test_it_ends_with_its_block_also_when_the_run_fails() -> None:
     with pytest.raises(RuntimeError, match="boom"), display:
         raise RuntimeError("boom")
     assert not display._thread.is_alive()
+
+
+def test_a_recording_that_takes_long_is_shown_as_far_as_it_got():
+    tally = Tally.__ray_actor_class__(10.0)
+    assert tally.totals()["seconds"] == 0
+    tally.measure({STAGED: 600.0})
+    tally.measure({STAGED: 300.0})
+    assert tally.totals() == {"recordings": 0, "failed": 0, "seconds": 900.0}
+    tally.add({"recordings": 1, "failed": 0, "seconds": 1000.0})  # its receipt: pauses at its ends count too
+    assert tally.totals() == {"recordings": 1, "failed": 0, "seconds": 1000.0}
+
+
+def test_segments_of_several_channels_span_a_recording_once():
+    rows = [("a", 10.0, 12.0), ("a", 10.5, 15.0), ("b", 0.0, 4.0), ("c", None, None)]
+    columns = ("recording_id", "start_seconds", "end_seconds")
+    table = pa.table(dict(zip(columns, zip(*rows, strict=True), strict=True)))
+    assert spanned_seconds(table) == 9.0
+    assert spanned_seconds(table.slice(3)) == 0.0

@@ -996,6 +996,12 @@ def test_a_parquet_file_without_audio_is_refused(tmp_path, columns):
     assert str(path) in str(caught.value)
 
 
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array([b"1"]), pa.array(["a"]), pa.array(["b"])], names=["audio", "k", "k"])
+    with pytest.raises(RecipeError, match=r"a\.parquet.* more than one column k"):
+        parquet_listing(write_parquet(tmp_path / "a.parquet", table))
+
+
 @pytest.mark.parametrize("column", ["text", "nowhere", "audio.bytes"])
 def test_a_named_column_that_is_no_audio_is_refused_with_those_that_are(tmp_path, column):
     rows = pa.table({"audio": audio([b"1"], "struct"), "text": ["said"]})

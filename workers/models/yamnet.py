@@ -25,11 +25,9 @@ from workers.models import windows
 from workers.models.batching import Budget
 from workers.models.log_mel import (
     HOP_SAMPLES,
-    PATCH_FRAMES,
     PATCH_SAMPLES,
     SAMPLE_RATE,
     log_mel_patches_of,
-    log_mel_spectrogram,
 )
 from workers.models.model import Clip, Loading, ModelStage
 from workers.models.pooling import pooled_row
@@ -65,26 +63,6 @@ CLASSES_FILE = "classes.csv"
 def patch_count(samples: int) -> int:
     """Return how many patches the reference makes of `samples` samples: at least one, the last one zero-padded."""
     return 1 + max(0, math.ceil((samples - PATCH_SAMPLES) / PATCH_HOP_SAMPLES))
-
-
-def samples_spanned(patches: int) -> int:
-    """Return how many samples `patches` consecutive patches see."""
-    return PATCH_SAMPLES + (patches - 1) * PATCH_HOP_SAMPLES
-
-
-def pad_waveform(waveform: torch.Tensor) -> torch.Tensor:
-    """Return a waveform (n_samples,) with zeros at its end, up to a whole number of patches and at least one."""
-    samples = waveform.shape[0]
-    return functional.pad(waveform, (0, samples_spanned(patch_count(samples)) - samples))
-
-
-def log_mel_patches(waveform: torch.Tensor) -> torch.Tensor:
-    """Return the patches (n_patches, 96, 64) of a waveform (n_samples,): 0.96 s of log-mel each, one every 0.48 s.
-
-    The waveform is float32 at 16 kHz in [-1, 1], of any length, also empty.
-    """
-    log_mel = log_mel_spectrogram(pad_waveform(waveform), LOG_OFFSET)
-    return log_mel.unfold(0, PATCH_FRAMES, PATCH_HOP_FRAMES).transpose(1, 2)
 
 
 class _Convolution(nn.Conv2d):

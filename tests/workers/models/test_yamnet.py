@@ -15,17 +15,17 @@ import soxr
 import torch
 
 from workers.models.kinds import KINDS
-from workers.models.log_mel import SAMPLE_RATE, log_mel_spectrogram, mel_filters
+from workers.models.log_mel import SAMPLE_RATE, log_mel_patches_of, log_mel_spectrogram, mel_filters
 from workers.models.model import ModelStage
 from workers.models.pooling import pool
+from workers.models.windows import Piece
 from workers.models.yamnet import (
     LOG_OFFSET,
     N_CLASSES,
+    PATCH_HOP_FRAMES,
     Yamnet,
     YamnetModel,
     YamnetNetwork,
-    log_mel_patches,
-    pad_waveform,
     patch_count,
 )
 from workers.models.yamnet_weights import PACKAGED_MODEL, PACKAGED_SHA256, convert_packaged, from_keras, from_release
@@ -41,6 +41,11 @@ CPU = torch.device("cpu")
 def golden(name):
     with np.load(ROOT / "tests/data/yamnet" / f"{name}.npz") as arrays:
         return dict(arrays)
+
+
+def patches_of(waveform):
+    """All patches of a waveform (n_samples,), shape (n_patches, 96, 64)."""
+    return log_mel_patches_of([waveform], [Piece(0, 0, patch_count(len(waveform)))], PATCH_HOP_FRAMES, LOG_OFFSET, CPU)
 
 
 def random_variables():
@@ -150,14 +155,16 @@ def outputs(network, patches):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_front_end_equals_the_reference(name):
     reference = golden(name)
-    log_mel = log_mel_spectrogram(pad_waveform(torch.from_numpy(reference["waveform"])), LOG_OFFSET)
-    np.testing.assert_allclose(log_mel, reference["log_mel_spectrogram"], rtol=0, atol=1e-4)
+    waveform, expected = reference["waveform"], reference["log_mel_spectrogram"]
+    spanned = 15_600 + 7_680 * (len(reference["predictions"]) - 1)
+    log_mel = log_mel_spectrogram(torch.from_numpy(np.pad(waveform, (0, spanned - len(waveform)))), LOG_OFFSET)
+    np.testing.assert_allclose(log_mel, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_patches_are_cut_from_the_spectrogram_every_48_frames(name):
     reference = golden(name)
-    patches = log_mel_patches(torch.from_numpy(reference["waveform"]))
+    patches = patches_of(reference["waveform"])
     assert patches.shape == (len(reference["predictions"]), 96, 64)
     for index, patch in enumerate(patches):
         expected = reference["log_mel_spectrogram"][48 * index : 48 * index + 96]
@@ -167,7 +174,7 @@ def test_patches_are_cut_from_the_spectrogram_every_48_frames(name):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_network_equals_the_reference(name, random_network):
     reference = golden(name)
-    embeddings, logits = outputs(random_network, log_mel_patches(torch.from_numpy(reference["waveform"])))
+    embeddings, logits = outputs(random_network, patches_of(reference["waveform"]))
     # Embeddings and logits reach 10, so they get a relative tolerance as well; predictions lie in [0, 1].
     np.testing.assert_allclose(embeddings, reference["embeddings"], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(logits, reference["logits"], rtol=1e-4, atol=1e-4)
@@ -212,9 +219,8 @@ def test_weights_of_another_network_are_refused():
         (3_600 * 16_000, 7_499),
     ],
 )
-def test_a_waveform_is_padded_to_whole_patches(samples, patches):
+def test_patches_hold_every_sample(samples, patches):
     assert patch_count(samples) == patches
-    assert pad_waveform(torch.zeros(samples)).shape == (15_600 + 7_680 * (patches - 1),)
 
 
 def test_mel_filters_leave_out_the_dc_bin_and_cover_125_to_7500_hz():
@@ -238,7 +244,7 @@ def test_what_else_is_in_a_call_does_not_change_a_result(random_yamnet):
 
 def test_a_waveform_cut_into_many_batches_keeps_every_patch(random_network, random_yamnet):
     waveform = noise(20)
-    embeddings, logits = outputs(random_network, log_mel_patches(torch.from_numpy(waveform)))
+    embeddings, logits = outputs(random_network, patches_of(waveform))
     (result,) = random_yamnet.run([waveform])
     assert len(embeddings) > 10 * 4
     np.testing.assert_allclose(result.embedding, embeddings.mean(dim=0), rtol=1e-5, atol=1e-5)
@@ -340,7 +346,7 @@ def test_converted_weights_are_those_of_the_package(packaged_folder, onnx_file):
     network.load_state_dict(load_file(packaged_folder / "model.safetensors"))
     graph = without_rounding(onnx_file)
     for waveform in signals().values():
-        patches = log_mel_patches(torch.from_numpy(waveform))[:6]
+        patches = patches_of(waveform)[:6]
         _, logits = outputs(network, patches)
         # Logits of digital silence reach -700: a relative tolerance as well.
         np.testing.assert_allclose(logits, run_onnx(graph, patches.numpy()), rtol=1e-4, atol=1e-3)
@@ -349,7 +355,7 @@ def test_converted_weights_are_those_of_the_package(packaged_folder, onnx_file):
 def test_the_top_class_is_that_of_the_package(packaged, onnx_file):
     scale, zero_point = scale_and_zero_point(onnx_file, "audio")
     for name, waveform in signals().items():
-        patches = log_mel_patches(torch.from_numpy(waveform))[:6].numpy()
+        patches = patches_of(waveform)[:6].numpy()
         rounded = np.clip(np.rint(patches / scale + zero_point), 0, 255).astype(np.uint8)
         levels = run_onnx(str(onnx_file), rounded).astype(np.float64)  # steps of 0.76 in a logit
         (result,) = packaged.run([waveform[: 15_600 + 7_680 * (len(patches) - 1)]])
@@ -378,7 +384,7 @@ def test_every_pooling_is_of_the_patches_and_the_scores_stay_means(random_networ
     waveforms = [noise(seconds, seed) for seed, seconds in enumerate((0.3, 5.0, 0.0, 2.2))]
     results, means = pooled.run(waveforms), random_yamnet.run(waveforms)
     for waveform, result, mean in zip(waveforms, results, means, strict=True):
-        embeddings, _ = outputs(random_network, log_mel_patches(torch.from_numpy(waveform)))
+        embeddings, _ = outputs(random_network, patches_of(waveform))
         expected = pool(embeddings.numpy(), pooling)
         np.testing.assert_allclose(result.embedding.reshape(-1), expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(result.scores, mean.scores, rtol=0, atol=1e-6)
