@@ -5,8 +5,7 @@ external references) are refused, and so is every protocol.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
-from operator import methodcaller
+from collections.abc import Iterator
 from typing import BinaryIO, Final, NoReturn
 
 import av
@@ -17,10 +16,15 @@ from av.stream import Discard
 from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
-from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, DecodeError, Holes, check_header
-from workers.media_length import GUESSED_LENGTH, SharedLength, caf_excess, declared_seconds, shared_length
+from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, DecodeError, check_header
+from workers.media_length import GUESSED_LENGTH, asf_seconds, caf_excess, declared_seconds, shared_length
+from workers.mp4_boxes import has_index
+from workers.packets import decoded_frames
 
-_OPUS_CELT: Final = 16  # the first of the configurations that are music only (RFC 6716, 3.1)
+MOST_STRETCH: Final = 16  # times as many samples as a frame of another rate has
+_ENCRYPTED: Final = frozenset({"drms", "enca", "aavd"})
+"""What MP4 calls tracks of which only the key's owner knows the samples: FairPlay, Common Encryption, Audible."""
+
 _SCALES: Final = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
 _TYPES: Final[dict[str, type[np.generic]]] = {
     "u8": np.uint8,
@@ -41,6 +45,7 @@ def open_media(
         DecodeError: it cannot be opened, has no such track, or no frame decodes.
     """
     excess = caf_excess(file) if kind is container.CAF else 1.0
+    whole = asf_seconds(file) if kind is container.ASF else None
     try:
         source = av.open(
             file,
@@ -51,22 +56,25 @@ def open_media(
             metadata_errors="replace",
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise DecodeError("unreadable", f"not a readable {kind.name}: {error}") from None
+        raise DecodeError("unreadable", f"not a readable {kind.name}: {_reason(file, kind, error)}") from None
     stream = _chosen_track(source, kind, track)
     if stream.codec_context is None:
         raise DecodeError("unreadable", f"the {kind.name} names a codec of its audio track that FFmpeg does not know")
-    shared = shared_length(source, stream, kind)
+    if (tag := stream.codec_context.codec_tag) in _ENCRYPTED:
+        message = f"the audio track of the {kind.name} is encrypted ({tag}); only a copy that is not can be read"
+        raise DecodeError("unreadable", message)
+    shared = shared_length(source, stream, kind, whole)
     if shared is None:
         _discard_others(source, stream)
     try:
-        first = next(frames := _frames(source, stream, shared), None)
+        first = next(frames := decoded_frames(source, stream, kind, shared), None)
     except Damage as broken:
         raise DecodeError("unreadable", f"no frame of the {kind.name} decodes: {broken}") from None
     if first is None:
         raise DecodeError("empty", f"the audio track of the {kind.name} holds no frames")
     seconds = None
     if kind not in GUESSED_LENGTH and not demuxer_options and shared is None:
-        seconds = declared_seconds(source, stream, first)
+        seconds = whole or declared_seconds(source, stream, kind, first)
     info = AudioInfo(
         container=kind.name,
         codec=stream.codec_context.codec.canonical_name,
@@ -81,6 +89,12 @@ def open_media(
 
 def _refuse_nested_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError(f"the container asks to open {url!r}; only the object itself is read")
+
+
+def _reason(file: BinaryIO, kind: Container, error: Exception) -> str:
+    if kind is container.MP4 and not has_index(file):
+        return "its index (moov) is missing; it was not recorded or downloaded to its end"
+    return str(error)
 
 
 def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted: int | str) -> "av.AudioStream":
@@ -106,84 +120,15 @@ def _discard_others(source: "av.container.InputContainer", stream: "av.AudioStre
             other.discard = Discard.all
 
 
-def _frames(
-    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength | None
-) -> "Iterator[av.AudioFrame]":
-    """Yield decoded frames; packets that do not decode are passed over, and told of as damage at the end.
-
-    What comes before the first good frame does not count: encoders put odd things there.
-    """
-    stream.thread_type = "NONE"  # one thread: cores belong to the workers around us
-    good = broken = last_broken = 0
-    reason = ""
-    decode: Callable[[av.Packet], list[av.AudioFrame]] | None = None
-    try:
-        for packet in _packets(source, stream, shared):
-            decode = decode or _decoder(stream, packet)
-            try:
-                for frame in decode(packet):
-                    good += 1
-                    yield frame
-            except av.error.InvalidDataError as error:
-                broken, reason, last_broken = broken + 1, str(error), good
-                if not good:
-                    broken = 0
-    except (av.error.FFmpegError, OSError) as error:
-        raise Damage(str(error)) from None
-    if good > last_broken and broken:
-        raise Holes(f"damaged, {broken} packets did not decode: {reason}")
-    if broken or (reason and not good):
-        raise Damage(f"{max(broken, 1)} packets did not decode: {reason}")
-    if shared is not None:
-        shared.check()
-
-
-def _packets(
-    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength | None
-) -> "Iterator[av.Packet]":
-    """Yield a track's packets up to the empty one that ends it.
-
-    PyAV is not asked further: where a container makes up tracks as it goes, it does not know how many there are then.
-    """
-    for packet in source.demux(stream) if shared is None else _noted(source, stream, shared):
-        yield packet
-        if packet.size == 0 and packet.dts is None:
-            return
-
-
-def _noted(
-    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength
-) -> "Iterator[av.Packet]":
-    for packet in source.demux():
-        shared.note(packet)
-        if packet.stream is stream:
-            yield packet
-
-
-def _decoder(stream: "av.AudioStream", first: "av.Packet") -> "Callable[[av.Packet], list[av.AudioFrame]]":
-    """Return what decodes a stream's packets, of which `first` is the first.
-
-    Opus in its speech modes goes to libopus: FFmpeg's own decoder, which is faster, is far off there on tones.
-    """
-    context = stream.codec_context
-    if context.codec.canonical_name != "opus" or first.size == 0 or bytes(first)[0] >> 3 >= _OPUS_CELT:
-        return methodcaller("decode")
-    reference = av.CodecContext.create("libopus", "r")
-    reference.extradata = context.extradata
-    return lambda packet: reference.decode(packet if packet.size else None)
-
-
 def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> Blocks:
-    """Yield blocks of about BLOCK_FRAMES; a change of rate within the stream ends it as damage.
+    """Yield blocks of about BLOCK_FRAMES.
 
     Frames are gathered by FFmpeg's own queue: turning each of some thousand samples into an array costs more than
     decoding it.
     """
     queue, channels = av.AudioFifo(), 0
     try:
-        for frame in frames:
-            if frame.sample_rate != sample_rate:
-                raise Damage(f"the sampling rate changes from {sample_rate} to {frame.sample_rate} Hz")
+        for frame in _at_one_rate(frames, sample_rate):
             if frame.layout.nb_channels != channels:
                 yield from _emptied(queue)
                 queue, channels = av.AudioFifo(), frame.layout.nb_channels
@@ -200,6 +145,38 @@ def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> Blocks:
         yield from _emptied(queue)
         raise
     yield from _emptied(queue)
+
+
+def _at_one_rate(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> "Iterator[av.AudioFrame]":
+    """Yield frames at `sample_rate`: where that changes, as between an advertisement and a show, FFmpeg resamples."""
+    resampler: av.AudioResampler | None = None
+    resampled: tuple[int, str, str] | None = None
+    try:
+        for frame in frames:
+            form = None
+            if frame.sample_rate != sample_rate:
+                form = (frame.sample_rate, frame.format.name, frame.layout.name)
+            if form != resampled:
+                if resampler is not None:
+                    yield from resampler.resample(None)
+                resampler, resampled = form and _resampler(frame, sample_rate), form
+            if resampler is None:
+                yield frame
+            else:
+                frame.pts = None
+                yield from resampler.resample(frame)
+    except Damage:
+        if resampler is not None:
+            yield from resampler.resample(None)
+        raise
+    if resampler is not None:
+        yield from resampler.resample(None)
+
+
+def _resampler(frame: "av.AudioFrame", sample_rate: int) -> "av.AudioResampler":
+    if frame.sample_rate * MOST_STRETCH < sample_rate:  # a frame would become as many seconds as it likes
+        raise Damage(f"the sampling rate changes from {sample_rate} to {frame.sample_rate} Hz")
+    return av.AudioResampler(frame.format, frame.layout, sample_rate)
 
 
 def _emptied(queue: "av.AudioFifo") -> Blocks:

@@ -17,6 +17,22 @@ def id3_bytes(head: bytes) -> int:
     return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)
 
 
+def tag_bytes(head: bytes) -> int:
+    """Return how long the tags (ID3v1, ID3v2, APEv2) are that `head` begins with, as far as it shows; 0 without any."""
+    length = 0
+    while more := _one_tag(head[length:]):
+        length += more
+    return length
+
+
+def _one_tag(head: bytes) -> int:
+    if head[:3] == b"TAG":
+        return _ID3V1_BYTES
+    if head[: len(_APE_MAGIC)] == _APE_MAGIC and len(head) >= _APE_FOOTER.size:
+        return _APE_FOOTER.size + int(_APE_FOOTER.unpack_from(head)[2])
+    return id3_bytes(head)
+
+
 def without_tail(file: BinaryIO) -> BinaryIO:
     """Return an object without the APEv2 tag at its end, as a file at its start.
 

@@ -966,7 +966,10 @@ def test_what_has_sync_words_without_frames_is_no_audio(text):
     assert refusal(text).code == "not_audio"
 
 
-FILMS = [("matroska", "aac", "mpeg4"), ("flv", "aac", "flv"), ("mpegts", "aac", "mpeg2video"), ("avi", "mp2", "mpeg4")]
+FILMS = [
+    *(("matroska", "aac", "mpeg4"), ("flv", "aac", "flv"), ("asf", "wmav2", "wmv2")),
+    *(("mpegts", "aac", "mpeg2video"), ("avi", "mp2", "mpeg4")),
+]
 
 
 @pytest.mark.parametrize(("muxer", "codec", "picture"), FILMS)
@@ -979,7 +982,7 @@ def test_a_film_whose_sound_ends_before_its_pictures_is_whole(muxer, codec, pict
     assert ending.decoded_seconds == pytest.approx(SECONDS / 2, abs=0.1)
 
 
-@pytest.mark.parametrize(("muxer", "codec", "picture"), FILMS[:2])
+@pytest.mark.parametrize(("muxer", "codec", "picture"), FILMS[:3])
 def test_a_film_that_is_cut_short_says_so_though_only_all_tracks_have_a_length(muxer, codec, picture):
     content = filmed(muxer, Track(pcm(44_100), 44_100, codec, 96_000), picture=picture)
     info, ending, _ = heard(content[: len(content) // 2])

@@ -1,0 +1,126 @@
+"""A track's packets, decoded one by one: what is passed over, what counts as damage, and who decodes what."""
+
+from collections.abc import Callable, Iterator
+from operator import methodcaller
+from typing import Final
+
+import av
+import av.error
+
+from workers import container
+from workers.container import Container
+from workers.decoded import Damage, Holes
+from workers.media_length import SharedLength
+from workers.tags import tag_bytes
+
+_OPUS_CELT: Final = 16  # the first of the configurations that are music only (RFC 6716, 3.1)
+_AMR_DECODERS: Final = {"amr_nb": "libopencore_amrnb", "amr_wb": "libopencore_amrwb"}
+"""Who decodes the frames that phones send in pauses (3GPP TS 26.092 and 26.192): FFmpeg's own decoders do not."""
+
+_TAG_HEADS: Final = 1 << 10  # bytes in which the heads of tags lie that follow each other
+
+_Decode = Callable[["av.Packet"], "list[av.AudioFrame]"]
+
+
+def decoded_frames(
+    source: "av.container.InputContainer", stream: "av.AudioStream", kind: Container, shared: SharedLength | None
+) -> "Iterator[av.AudioFrame]":
+    """Yield decoded frames; packets that do not decode are passed over, and told of as damage at the end.
+
+    What comes before the first good frame does not count: encoders put odd things there.
+    """
+    stream.thread_type = "NONE"  # one thread: cores belong to the workers around us
+    good = broken = last_broken = 0
+    reason = ""
+    decode: _Decode | None = None
+    tags = _TagsBetween() if kind is container.MP3 else None
+    try:
+        for packet in _packets(source, stream, shared):
+            if tags is not None and tags.cover(packet):
+                continue
+            decode = decode or _decoder(stream, packet)
+            try:
+                for frame in decode(packet):
+                    good += 1
+                    yield frame
+            except av.error.FFmpegError as error:  # of damaged packets decoders say many things
+                if tags is not None and tags.end_before(packet):
+                    continue
+                broken, reason, last_broken = broken + 1, _said(error), good
+                if not good:
+                    broken = 0
+    except (av.error.FFmpegError, OSError) as error:
+        raise Damage(str(error)) from None
+    if good > last_broken and broken:
+        raise Holes(f"damaged, {broken} packets did not decode: {reason}")
+    if broken or (reason and not good):
+        raise Damage(f"{max(broken, 1)} packets did not decode: {reason}")
+    if shared is not None:
+        shared.check()
+
+
+def _said(error: av.error.FFmpegError) -> str:
+    """Return what a decoder says; AAC's says EPERM of nonsense, which nobody forbids."""
+    return "invalid data" if isinstance(error, PermissionError) else str(error.strerror)
+
+
+def _packets(
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength | None
+) -> "Iterator[av.Packet]":
+    """Yield a track's packets up to the empty one that ends it.
+
+    PyAV is not asked further: where a container makes up tracks as it goes, it does not know how many there are then.
+    """
+    for packet in source.demux(stream) if shared is None else _noted(source, stream, shared):
+        yield packet
+        if packet.size == 0 and packet.dts is None:
+            return
+
+
+def _noted(
+    source: "av.container.InputContainer", stream: "av.AudioStream", shared: SharedLength
+) -> "Iterator[av.Packet]":
+    for packet in source.demux():
+        shared.note(packet)
+        if packet.stream is stream:
+            yield packet
+
+
+class _TagsBetween:
+    """Tags between the frames of an MP3: where files were joined, and before each piece of a stream."""
+
+    def __init__(self) -> None:
+        self._end = -_TAG_HEADS
+
+    def cover(self, packet: "av.Packet") -> bool:
+        """Whether a packet lies in a tag, and is no frame."""
+        if not packet.size or packet.pos is None:
+            return False
+        if packet.pos >= self._end and (tags := tag_bytes(bytes(memoryview(packet)[:_TAG_HEADS]))):
+            self._end = packet.pos + tags
+        return bool(packet.pos < self._end)
+
+    def end_before(self, packet: "av.Packet") -> bool:
+        """Whether a packet comes soon after a tag, in which the demuxer may have taken a picture for frames."""
+        return packet.pos is not None and packet.pos < self._end + _TAG_HEADS
+
+
+def _decoder(stream: "av.AudioStream", first: "av.Packet") -> _Decode:
+    """Return what decodes a stream's packets, of which `first` is the first.
+
+    Opus in its speech modes goes to libopus: FFmpeg's own decoder, which is faster, is far off there on tones.
+    """
+    name = stream.codec_context.codec.canonical_name
+    if name in _AMR_DECODERS:
+        return _other_decoder(stream, _AMR_DECODERS[name])
+    if name == "opus" and first.size and bytes(first)[0] >> 3 < _OPUS_CELT:
+        return _other_decoder(stream, "libopus")
+    return methodcaller("decode")
+
+
+def _other_decoder(stream: "av.AudioStream", name: str) -> _Decode:
+    """Return FFmpeg's decoder of this name, for a stream for which it takes another by itself."""
+    own, other = stream.codec_context, av.CodecContext.create(name, "r")
+    other.extradata = own.extradata
+    other.sample_rate, other.layout = own.sample_rate, own.layout
+    return lambda packet: other.decode(packet if packet.size else None)
