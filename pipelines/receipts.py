@@ -1,5 +1,6 @@
 """What the receipts of a run prove: which recordings are covered, and which receipt wins."""
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from schemas import layout, records, wire
 from schemas.records import Plan, Receipt
 
 READERS: Final = 16
+FAILURES_LOOKED_AT: Final = 64  # fragments, to say what failed
 
 _WINNERS: Final = """
 WITH closings AS (  -- of several closing rows in one attempt, a success counts, then the first receipt
@@ -109,3 +111,18 @@ def worth_another_try(evidence: Evidence, winners: pa.Table) -> pa.Array:
     failed = winners.filter(pc.equal(winners["outcome"], "failed"))["recording_id"]
     transient = evidence.rows.filter(pc.fill_null(evidence.rows["transient"], False))["recording_id"]
     return failed.filter(pc.is_in(failed, value_set=transient.combine_chunks())).combine_chunks()
+
+
+def commonest_failure(store: Store, evidence: Evidence) -> str | None:
+    """Say why most recordings failed, with one of them; None where no receipt tells of a failure."""
+    fragments = [one for header in evidence.headers for one in header.fragments if one.table == "failures"]
+    tables = [
+        pq.read_table(pa.BufferReader(store.read(one.path)), columns=["code", "message"])
+        for one in fragments[:FAILURES_LOOKED_AT]
+    ]
+    found = Counter(code for table in tables for code in table["code"].to_pylist())
+    if not found:
+        return None
+    [(code, count)] = found.most_common(1)
+    rows = pa.concat_tables(tables).filter(pc.field("code") == code)
+    return f"{code} ({count}), as {rows['message'][0].as_py()}"

@@ -28,6 +28,7 @@ from pipelines.events import (
 from pipelines.nodes import measure_cluster
 from pipelines.plan import Delta, find_delta, refuse_missing_texts, write_plan
 from pipelines.publish import publish
+from pipelines.receipts import commonest_failure
 from pipelines.recipe import Recipe
 from pipelines.retry import find_failed
 from pipelines.runs import Runs, find_runs, load_plan, load_seal, writer_id
@@ -234,7 +235,7 @@ def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage]
             return load_verdict(store, plan)
         clock = Stopwatch()
         state = survey(store, plan, try_again=not any_ended)
-        _check_budget(recipe, plan, state)
+        _check_budget(recipe, store, plan, state)
         if not state.missing:
             return _decided(plan, state, clock, decide(store, plan, state.evidence, state.winners))
         if missing is not None:
@@ -286,12 +287,14 @@ def _attempt_within_budget(
     return True
 
 
-def _check_budget(recipe: Recipe, plan: Plan, state: State) -> None:
+def _check_budget(recipe: Recipe, store: Store, plan: Plan, state: State) -> None:
     if state.failed > allowed_failures(recipe, plan):
         tell_of(plan, BUDGET_EXCEEDED, recordings=plan.recordings, failed=state.failed)
         raise BudgetExceeded(
             f"run {plan.run}: {state.failed} of {plan.recordings} recordings failed, more than "
-            f"limits.max_failed_fraction {recipe.limits.max_failed_fraction:g} allows; nothing is published. Look at "
-            f"the source and run again, which tries again what a store did not deliver; or carry on all the same with "
-            f"--set limits.max_failed_fraction=1. What succeeded is not computed twice"
+            f"limits.max_failed_fraction {recipe.limits.max_failed_fraction:g} allows; nothing is published. Most "
+            f"often {commonest_failure(store, state.evidence)}. Run again, which tries again what a store did not "
+            f"deliver, or carry on all the same with --set limits.max_failed_fraction=1; what succeeded is not "
+            f"computed twice. To change the recipe (source.exclude leaves files out), close the run with phonolake "
+            f"abandon first"
         )

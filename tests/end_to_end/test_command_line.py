@@ -160,6 +160,7 @@ def test_the_failure_budget_ends_with_3_and_lifting_it_resumes_without_computing
     done = phonolake("run", recipe, *none, "--set", "limits.max_failed_fraction=0.1")
     assert done.returncode == 3
     assert re.search(r"[12] of 7 recordings failed, more than limits.max_failed_fraction 0.1", done.stderr)
+    assert re.search(r"Most often (empty|not_audio) \([12]\), as .*/(empty|notes)\.wav: ", done.stderr)
     assert not (lake / "data").exists()
 
     other = phonolake("run", recipe, "--set", "segments.by=whole")
