@@ -60,7 +60,7 @@ def open_media(
     stream = _chosen_track(source, kind, track)
     if stream.codec_context is None:
         raise DecodeError("unreadable", f"the {kind.name} names a codec of its audio track that FFmpeg does not know")
-    if (tag := stream.codec_context.codec_tag) in _ENCRYPTED:
+    if (tag := _codec_tag(stream)) in _ENCRYPTED:
         message = f"the audio track of the {kind.name} is encrypted ({tag}); only a copy that is not can be read"
         raise DecodeError("unreadable", message)
     shared = shared_length(source, stream, kind, whole)
@@ -111,6 +111,14 @@ def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted
             f"the {kind.name} holds {len(tracks)} audio tracks ({languages}); audio.track asks for {wanted!r}",
         )
     return chosen[0]
+
+
+def _codec_tag(stream: "av.AudioStream") -> str | None:
+    """Return what the container calls the codec; None where that is no text, which PyAV does not take."""
+    try:
+        return str(stream.codec_context.codec_tag)
+    except UnicodeDecodeError:
+        return None
 
 
 def _discard_others(source: "av.container.InputContainer", stream: "av.AudioStream") -> None:

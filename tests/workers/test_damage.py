@@ -201,6 +201,13 @@ def test_an_encrypted_track_is_told_as_one(tag):
     assert f"encrypted ({tag.decode()})" in error.message
 
 
+def test_a_codec_whose_name_is_no_text_is_heard():
+    """AVI names AAC by the number 0xFF."""
+    _, ending, found = heard(muxed("avi", "aac", 44_100, 96_000, picture="mpeg4"))
+    assert ending.damage is None
+    assert delay_and_likeness(found)[1] > 0.98
+
+
 def test_an_mp4_that_ends_before_its_index_says_so():
     content = muxed("ipod", "aac", 44_100, 64_000)
     index = content.index(b"moov") - 4
