@@ -9,13 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from workers.source import local_path
-from workers.stores import is_s3
+from workers.stores import is_s3, is_web
 
 GLOB_CHARACTERS: Final = "*?["
 
 
 def split_glob(uri: str) -> tuple[str, str | None]:
-    """Return what comes before a glob's first wildcard, up to its folder, and the whole pattern; None without one."""
+    """Return what comes before a glob's first wildcard, up to its folder, and the whole pattern; None without one.
+
+    A web address is none: its ? begins a query.
+    """
+    if is_web(uri):
+        return uri, None
     positions = [uri.find(character) for character in GLOB_CHARACTERS if character in uri]
     if not positions:
         return uri, None

@@ -13,6 +13,7 @@ import pyarrow as pa
 from obstore.exceptions import BaseError, InvalidPathError, PermissionDeniedError, UnauthenticatedError
 
 from pipelines.errors import StoreError
+from pipelines.fsspec_listing import UnknownLength, facts_of, patient_info
 from pipelines.listing import BATCH_ROWS, LISTING, listed, local_row
 from pipelines.manifest import read_manifest
 from pipelines.recipe_sections import SourceSection
@@ -20,7 +21,7 @@ from pipelines.refusals import store_error
 from schemas.records import PROBLEM
 from workers.objects import CREDENTIAL_CODES
 from workers.source import local_path
-from workers.stores import Options, etag_of, fsspec_options, is_s3, obstore_takes, s3_store, split_s3
+from workers.stores import Options, fsspec_options, is_s3, obstore_takes, s3_store, split_s3
 
 HEADS_IN_FLIGHT: Final = 32
 UNNAMEABLE: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
@@ -87,9 +88,10 @@ class _Answers:
     def raise_if_all_refused(self) -> None:
         """StoreError where no store gave anything that it was asked for."""
         if self.refused and self.refused == self.asked:
+            keys = "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, that may read them"
             raise StoreError(
-                f"every object that {self.manifest} names is refused, {self.refused} of them. {self.why}; set "
-                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, that may read them"
+                f"every object that {self.manifest} names is refused, {self.refused} of them. {self.why}"
+                f"{keys if is_s3(self.first) else ''}"
             )
 
 
@@ -130,23 +132,28 @@ def _facts(uri: str, options: Options) -> _Facts:
     if key and obstore_takes(key):
         head = obstore.head(s3_store(bucket, tuple(sorted(options.items()))), key)
         return (head["e_tag"] or "").strip('"') or None, head["size"], int(head["last_modified"].timestamp() * 1e9)
-    info = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))[0].info(uri)
+    filesystem, path = fsspec.core.url_to_fs(uri, **fsspec_options(uri, options))
+    info = patient_info(filesystem, path)
     if key and info.get("type") == "directory":
         raise FileNotFoundError(uri)
-    return etag_of(info), int(info["size"] or 0), None
+    return facts_of(info)
 
 
 def _own_problem(uri: str, error: Exception) -> _Problem | None:
     """Return what an error says of one object alone; None where it says something of its store, or nothing."""
     if isinstance(error, OSError) and error.errno in UNNAMEABLE:
         return {"code": "source_missing", "message": f"{uri} names no file: {os.strerror(error.errno or 0)}"}
+    if isinstance(error, UnknownLength):
+        message = f"{uri} is not read: its store does not say how long it is; copy it to one that does"
+        return {"code": "source_refused", "message": message}
     status = REFUSING_STATUS.search(str(error))
     if isinstance(error, PermissionError) and local_path(uri) is not None:
         return {"code": REFUSED, "message": f"{uri} may not be looked at: {os.strerror(error.errno or 0)}"}
     if isinstance(error, PermissionError | PermissionDeniedError | UnauthenticatedError) or status:
+        missing = "S3 says so of a missing object too where the credentials may not list the bucket; "
+        said = f" ({status.group(1)})" if status else ""
         message = (
-            f"{uri} is refused by the store{f' ({status.group(1)})' if status else ''}. S3 says so of a missing object "
-            "too where the credentials may not list the bucket; check its name, and who may read it"
+            f"{uri} is refused by the store{said}. {missing if is_s3(uri) else ''}check its name, and who may read it"
         )
         return {"code": REFUSED, "message": message}
     return None

@@ -15,7 +15,7 @@ REFUSALS: Final = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"
 def store_error(where: str, error: Exception) -> Exception:
     """Return what a store's error means to who wrote the recipe: whose fault it is, and what to set."""
     text = " ".join(str(error).split())
-    gist = _gist(text)
+    gist = _gist(text) or type(error).__name__
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or gist in (*REFUSALS, *CREDENTIAL_CODES):
         return StoreError(
             f"{where} refuses the credentials ({gist}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"

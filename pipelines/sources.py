@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from typing import Any, Final
 
-import fsspec
 import obstore
 import pyarrow as pa
 import pyarrow.compute as pc
 from obstore.exceptions import BaseError, InvalidPathError
 
 from pipelines.errors import RecipeError, StoreError
+from pipelines.fsspec_listing import list_by_fsspec
 from pipelines.globs import GLOB_CHARACTERS, matches, split_glob
 from pipelines.listing import BATCH_ROWS, LISTING, Rows, batches, listed, local_name, local_row
 from pipelines.manifest_lookups import list_manifest
@@ -25,15 +25,7 @@ from pipelines.recipe_sections import SourceSection
 from pipelines.refusals import store_error
 from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES, KeptShards, list_parquets, list_tars
 from workers.source import local_path
-from workers.stores import (
-    Options,
-    ReadingStopped,
-    etag_of,
-    fsspec_options,
-    is_s3,
-    s3_store,
-    split_s3,
-)
+from workers.stores import Options, ReadingStopped, is_s3, s3_store, split_s3
 
 LISTERS: Final = 16
 SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest
@@ -81,7 +73,7 @@ def _list_uri(uri: str, options: Options) -> pa.Table:
     elif local is not None:
         found = batches(_walk_local(base))
     else:
-        found = batches(_walk_fsspec(base, options))
+        found = batches(list_by_fsspec(base, options))
     listing = pa.Table.from_batches(found, LISTING)
     return listing.filter(matches(listing["uri"], [pattern])) if pattern else listing
 
@@ -120,7 +112,7 @@ def _list_s3(base: str, options: Options) -> Iterator[pa.RecordBatch]:
             for listed in listers.map(lambda prefix: list(_list_prefix(store, prefix)), prefixes):
                 found += listed
     except InvalidPathError:  # keys with // or /./, which obstore does not take: s3fs does
-        yield from batches(_walk_fsspec(base, options))
+        yield from batches(list_by_fsspec(base, options))
         return
     except (BaseError, FileNotFoundError, ReadingStopped) as error:
         raise store_error(f"s3://{bucket}", error) from None
@@ -174,7 +166,7 @@ def _from_obstore(bucket: str, batch: pa.RecordBatch, folders: pa.Array) -> pa.R
     return listed(uris, etags, batch["size"].cast(pa.int64()), modified)
 
 
-# Local and other file systems
+# Local
 
 
 def _walk_local(root: str) -> Rows:
@@ -204,16 +196,3 @@ def _walk_local(root: str) -> Rows:
             except OSError as error:
                 if error.errno not in BROKEN:
                     yield local_name(entry.path), None, 0, None  # reading it says why
-
-
-def _walk_fsspec(root: str, options: Options) -> Rows:
-    filesystem, path = fsspec.core.url_to_fs(root, **fsspec_options(root, options))
-    if filesystem.isfile(path):
-        entry = filesystem.info(path)
-        yield root, etag_of(entry), int(entry.get("size") or 0), None
-        return
-    scheme = root.split("://", 1)[0]
-    for _, _, files in filesystem.walk(path, detail=True):
-        for entry in files.values():
-            name = entry["name"] if scheme in ("http", "https") else f"{scheme}://{entry['name'].lstrip('/')}"
-            yield name, etag_of(entry), int(entry.get("size") or 0), None

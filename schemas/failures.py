@@ -16,7 +16,10 @@ CODES: Final[dict[str, str]] = {
     "partial": "It is damaged or cut short, and audio.on_partial is fail.",
     "decoder_crashed": "The decoding process died on it.",
     "decoder_timeout": "The decoding process gave no answer in time and was ended.",
-    "source_refused": "The manifest or archive names something outside its root, of a scheme not allowed, or no file.",
+    "source_refused": (
+        "The manifest or archive names something outside its root, of a scheme not allowed, of a length that its store "
+        "does not tell, or no file."
+    ),
     "shard_damaged": "The tar or Parquet file it lies in is damaged or ends before it.",
     "source_missing": "The object was gone when it was read.",
     "source_changed": "The object was not the planned version when it was read.",

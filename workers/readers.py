@@ -10,7 +10,18 @@ import fsspec
 import obstore
 
 from workers.source import Source, local_path
-from workers.stores import Options, etag_of, fsspec_options, is_s3, obstore_takes, s3_store, split_s3
+from workers.stores import (
+    Options,
+    etag_of,
+    fsspec_options,
+    info_of,
+    is_s3,
+    is_web,
+    obstore_takes,
+    s3_store,
+    split_s3,
+    time_of,
+)
 
 CHUNK_BYTES: Final = 4 << 20
 KINDS: Final = {stat.S_IFDIR: "folder", stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket"}
@@ -85,16 +96,29 @@ class _ObstoreReader:
 class _FsspecReader:
     filesystem: Any
     path: str
-
     source: Source
 
     def chunks(self, start: int, length: int) -> Iterator[bytes]:
-        if self.source.etag and etag_of(self.filesystem.info(self.path)) != self.source.etag:
-            raise Changed(f"its etag is no longer {self.source.etag}")
-        with self.filesystem.open(self.path, "rb", cache_type="none") as file:
+        self._refuse_if_changed()
+        with self.filesystem.open(self.path, "rb", cache_type="none", **self._at_once(start, length)) as file:
             file.seek(start)
             while chunk := file.read(min(CHUNK_BYTES, length + 1)):
                 yield chunk
+
+    def _refuse_if_changed(self) -> None:
+        if self.source.etag is None and self.source.modified_ns is None and not is_web(self.path):
+            return
+        info = info_of(self.filesystem, self.path)
+        if self.source.etag:
+            if etag_of(info) != self.source.etag:
+                raise Changed(f"its etag is no longer {self.source.etag}")
+        elif self.source.modified_ns not in (None, time_of(info)):
+            raise Changed("its modification time is another now")
+
+    def _at_once(self, start: int, length: int) -> dict[str, int]:
+        """Ask a web server for a whole file with one request, for not every one gives parts."""
+        size = self.source.place.shard_bytes if self.source.place else self.source.size_bytes
+        return {"block_size": 0, "size": size} if is_web(self.path) and not start and length >= size else {}
 
 
 def reader_of(source: Source, options: Options) -> Reader:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any, Final
 
@@ -14,6 +15,12 @@ import fsspec
 import obstore
 
 CREDENTIAL_MINUTES: Final = 5
+WEB_SILENCE_SECONDS: Final = 120.0  # what aiohttp limits unless told otherwise is a whole download, to five minutes
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+TIMES: Final = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created")
+"""What fsspec file systems call the time of an object; the last of them where they tell no other."""
+GONE: Final = frozenset({404, 410})
+BUSY: Final = frozenset({408, 429})
 ODD_KEY: Final = re.compile(r"(?:^|/)\.{0,2}(?:/|$)|[\x00-\x1f\x7f]")
 
 Options = Mapping[str, Any]
@@ -27,6 +34,11 @@ class ReadingStopped(Exception):
 def is_s3(uri: str) -> bool:
     """Whether `uri` is in S3 or a store that speaks its protocol."""
     return uri.startswith(("s3://", "s3a://"))
+
+
+def is_web(uri: str) -> bool:
+    """Whether `uri` is an address of a web server, which tells of single files and lists none."""
+    return uri.startswith(("http://", "https://"))
 
 
 def split_s3(uri: str) -> tuple[str, str]:
@@ -46,8 +58,58 @@ def etag_of(info: Mapping[str, Any]) -> str | None:
     return str(etag).strip('"') if etag else None
 
 
+def time_of(info: Mapping[str, Any]) -> int | None:
+    """Return when an fsspec file system says that an object was written, in nanoseconds; None where it does not say.
+
+    Counted in whole microseconds, for some tell one time now as a float and now as a datetime.
+    """
+    told = next((info[name] for name in TIMES if info.get(name) not in (None, "")), None)
+    when = _parsed(told) if isinstance(told, str) else told
+    if isinstance(when, datetime):
+        aware = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return (aware - EPOCH) // timedelta(microseconds=1) * 1000
+    return round(when * 1e6) * 1000 if isinstance(when, int | float) else None
+
+
+def _parsed(text: str) -> datetime | None:
+    """Return a time that is written as in ISO 8601 or as in HTTP."""
+    for parse in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            return parse(text)
+        except ValueError:
+            continue
+    return None
+
+
+def info_of(filesystem: Any, path: str) -> Mapping[str, Any]:
+    """Return what an fsspec file system knows of an object.
+
+    That of web servers says of every trouble that the file is not found; here it is told what it was.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        PermissionError: a web server refuses it.
+    """
+    try:
+        info: Mapping[str, Any] = filesystem.info(path)
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        status = getattr(cause, "status", None)
+        if not is_web(path) or cause is None or status in GONE:
+            raise
+        if status is not None and 400 <= status < 500 and status not in BUSY:
+            raise PermissionError(f"status code: {status} {getattr(cause, 'message', '')}".rstrip()) from None
+        raise cause from None
+    return info
+
+
 def fsspec_options(uri: str, options: Options) -> dict[str, Any]:
-    """Return what fsspec wants for a recipe's storage section."""
+    """Return what fsspec wants for a recipe's storage section, of which a web server has none."""
+    if is_web(uri):
+        import aiohttp  # slow to import, and needed for the web only
+
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=WEB_SILENCE_SECONDS, sock_read=WEB_SILENCE_SECONDS)
+        return {"client_kwargs": {"timeout": patience}}
     if not is_s3(uri):
         return dict(options)
     known = {"endpoint_url": options.get("endpoint_url"), "anon": options.get("anon")}

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import fsspec
 import obstore
 
 from pipelines.doctor.check import Check, Checks, ok, tried, warning
 from pipelines.doctor.machine import check_disk
 from pipelines.errors import RecipeError, StoreError
+from pipelines.fsspec_listing import list_by_fsspec
 from pipelines.globs import split_glob
 from pipelines.manifest import read_manifest
 from pipelines.places import refuse_unreachable
@@ -101,15 +101,11 @@ def _first_on_disk(path: str) -> tuple[str, int]:
 
 
 def _first_elsewhere(base: str, section: SourceSection) -> tuple[str, int]:
-    """Ask a store that only fsspec reaches; what its library raises is told as the check's."""
-    filesystem, path = fsspec.core.url_to_fs(base, **section.storage.options())
-    if filesystem.isfile(path):
-        return base, int(filesystem.size(path) or 0)
-    for _, _, files in filesystem.walk(path, detail=True):
-        for entry in files.values():
-            if entry.get("size"):
-                return filesystem.unstrip_protocol(entry["name"]), int(entry["size"])
-    raise RecipeError(f"there is no object in {base}")
+    found = list_by_fsspec(base, section.storage.options())
+    first = next(((uri, size) for uri, _, size, _ in found if size), None)
+    if first is None:
+        raise RecipeError(f"there is no object in {base}")
+    return first
 
 
 def _raise(error: OSError) -> None:
