@@ -13,10 +13,11 @@ from fsspec.registry import known_implementations
 
 from pipelines.errors import RecipeError
 from pipelines.globs import GLOB_CHARACTERS, matches, split_glob
-from pipelines.recipe_sections import LakeSection, SourceSection
+from pipelines.recipe_sections import LakeSection, SourceSection, Storage
+from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES
 from schemas import layout
 from workers.source import local_path
-from workers.stores import is_s3, split_s3
+from workers.stores import endpoint_and_region, is_s3, split_s3
 
 WILD: Final = re.compile(f"[{re.escape(GLOB_CHARACTERS)}]")
 OWN_FILES: Final = (
@@ -84,8 +85,13 @@ def _remedy(scheme: str, error: ImportError) -> str:
 
 def _same_store(source: SourceSection, lake: LakeSection) -> bool:
     if is_s3(source.where) and is_s3(lake.uri):
-        return source.storage.endpoint_url == lake.storage.endpoint_url
+        return _endpoint(source.storage) == _endpoint(lake.storage)
     return local_path(source.where) is not None and local_path(lake.uri) is not None
+
+
+def _endpoint(storage: Storage) -> str:
+    """Return where S3 is, whether the recipe says so or the environment; "" is Amazon's."""
+    return (endpoint_and_region(storage.options())[0] or "").rstrip("/")
 
 
 def _base(source: SourceSection) -> tuple[str, str | None]:
@@ -109,8 +115,8 @@ def _lies_in(inner: list[str], outer: list[str]) -> bool:
 
 def _is_listed(uri: str, pattern: str | None, source: SourceSection) -> bool:
     """Whether a source takes a file of this name."""
-    ends = (".tar", ".tar.gz", ".tgz") if source.tar else (".parquet",) if source.parquet else ("",)
-    chosen = uri.endswith(ends) and (pattern is None or _matched(uri, (pattern,)))
+    ends = TAR_SUFFIXES if source.tar else PARQUET_SUFFIXES if source.parquet else ("",)
+    chosen = uri.lower().endswith(ends) and (pattern is None or _matched(uri, (pattern,)))
     included = not source.include or _matched(uri, source.include)
     return chosen and included and not _matched(uri, source.exclude)
 

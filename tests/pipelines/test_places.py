@@ -94,6 +94,19 @@ def test_a_source_inside_the_lake_is_refused_on_s3(tmp_path: Path) -> None:
     assert "lies inside the lake s3://b" in refusal(tmp_path, {"uri": "s3://b/calls/"}, "s3://b")
 
 
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("named", ["source", "lake"])
+def test_a_store_that_the_environment_names_is_the_one_that_the_recipe_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, named: str
+) -> None:
+    monkeypatch.setenv(variable, "http://one:9000")
+    sections: dict[str, dict[str, object]] = {"source": {"uri": "s3://b/src"}, "lake": {"uri": "s3://b/src/lake"}}
+    sections[named]["storage"] = {"endpoint_url": "http://one:9000/"}
+    assert "lies inside the source" in refusal(tmp_path, sections["source"], sections["lake"])
+    sections[named]["storage"] = {"endpoint_url": "http://two:9000"}
+    assert loaded(tmp_path, sections["source"], sections["lake"])
+
+
 @pytest.mark.parametrize(
     ("source", "lake"),
     [
