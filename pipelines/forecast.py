@@ -10,9 +10,10 @@ from pipelines.plan import Delta
 from pipelines.planned_recordings import recording_of
 from pipelines.recipe import Recipe
 from pipelines.report import megabytes
-from pipelines.run import open_lake, plan_delta, what_differs
+from pipelines.run import plan_delta, what_differs
 from pipelines.runs import find_runs, load_plan
 from pipelines.stages import spectrogram_settings, stages_of
+from pipelines.store import lake_store
 from pipelines.worker_settings import decode_settings, source_settings
 from workers.decoded import Ending
 from workers.decoder import Decoder, Failed, Request
@@ -33,7 +34,7 @@ def forecast(recipe: Recipe) -> dict[str, Any]:
     What an open run reads counts among the plan's until it is sealed. Hours are an estimate: seconds per byte of a
     sample of objects, times the bytes.
     """
-    store, stages = open_lake(recipe), stages_of(recipe)
+    store, stages = lake_store(recipe.lake), stages_of(recipe)
     runs = find_runs(store, recipe.corpus)
     delta = plan_delta(recipe, store, runs, stages)
     open_plan = load_plan(store, recipe.corpus, runs.open) if runs.open else None

@@ -17,7 +17,7 @@ SLICE_BYTES: Final = 48 << 20  # uncompressed: what is sorted together, where fr
 
 
 @dataclass(frozen=True, slots=True)
-class Fragment:
+class LocalFragment:
     """A fragment to merge: a local file, and what of it wins (segment ids; recording ids of closing rows).
 
     It is opened anew for every row group, since an open pq.ParquetFile keeps the last one it read in memory.
@@ -39,7 +39,7 @@ class Span:
 class _RowGroup:
     """A row group, and the spans of its ids and of its leading key."""
 
-    fragment: Fragment
+    fragment: LocalFragment
     number: int
     size: int
     first: str
@@ -48,7 +48,7 @@ class _RowGroup:
     lead_last: str
 
 
-def merged(table: str, fragments: Sequence[Fragment], span: Span) -> Iterator[pa.Table]:
+def merged(table: str, fragments: Sequence[LocalFragment], span: Span) -> Iterator[pa.Table]:
     """Yield the winning rows of `table` inside a span, sorted by its SORT_KEYS, in pieces of about SLICE_BYTES."""
     lead, order = leading_key(table), _order(table)
     groups = [group for fragment in fragments for group in _row_groups(fragment, lead, order)]
@@ -71,7 +71,7 @@ def _order(table: str) -> str:
     return "segment_id" if "segment_id" in SORT_KEYS[table] and table != "failures" else "recording_id"
 
 
-def _row_groups(fragment: Fragment, lead: str | None, order: str) -> Iterator[_RowGroup]:
+def _row_groups(fragment: LocalFragment, lead: str | None, order: str) -> Iterator[_RowGroup]:
     metadata = pq.read_metadata(fragment.path)
     columns = {metadata.schema.column(number).path: number for number in range(metadata.num_columns)}
     for number in range(metadata.num_row_groups):
@@ -82,7 +82,7 @@ def _row_groups(fragment: Fragment, lead: str | None, order: str) -> Iterator[_R
         yield _RowGroup(fragment, number, group.total_byte_size, *spans)
 
 
-def _lead_values(fragments: Sequence[Fragment], lead: str | None) -> list[str | None]:
+def _lead_values(fragments: Sequence[LocalFragment], lead: str | None) -> list[str | None]:
     if lead is None:
         return [None]
     found = {value for one in fragments for value in pc.unique(pq.ParquetFile(one.path).read([lead])[lead]).to_pylist()}

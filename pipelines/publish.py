@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from pipelines.merge import Fragment, Span, merged, winning_keys
+from pipelines.merge import LocalFragment, Span, merged, winning_keys
 from pipelines.parquet import footer, write_parquet
 from pipelines.store import Store
 from schemas.records import FinalFile, Plan, PublishedFile, Verdict
@@ -73,7 +73,7 @@ def _rewrite(store: Store, plan: Plan, rows_file: str, file: FinalFile) -> Publi
     with store.work_folder() as folder:
         winners = _winners(store.local_copy(rows_file, folder), file)
         fragments = [
-            Fragment(store.local_copy(source.path, folder), winning_keys(winners, source.receipt))
+            LocalFragment(store.local_copy(source.path, folder), winning_keys(winners, source.receipt))
             for source in file.sources
         ]
         target = folder / "merged.parquet"

@@ -37,7 +37,7 @@ from pipelines.shards import KeptShards
 from pipelines.shares import Shares, divide
 from pipelines.sources import list_source
 from pipelines.stages import Stage, stages_of
-from pipelines.store import Store
+from pipelines.store import Store, lake_store
 from pipelines.verdict import decide, load_verdict
 from pipelines.watch import NodesLost
 from pipelines.worker_settings import pool_kinds
@@ -67,7 +67,7 @@ def run(recipe: Recipe) -> Seal | None:
     Raises:
         PhonolakeError: see pipelines.errors; the run stays resumable.
     """
-    store = open_lake(recipe)
+    store = lake_store(recipe.lake)
     stages = stages_of(recipe)
     runs = find_runs(store, recipe.corpus)
     if runs.open:
@@ -148,7 +148,7 @@ def retry(recipe: Recipe, codes: Collection[str] = ()) -> Seal | None:
     Raises:
         OpenRunConflict: a run is open; it tries again by itself.
     """
-    store = open_lake(recipe)
+    store = lake_store(recipe.lake)
     stages = stages_of(recipe)
     runs = find_runs(store, recipe.corpus)
     if runs.open:
@@ -167,7 +167,7 @@ def abandon(recipe: Recipe) -> Seal | None:
     What has receipts is published; the rest returns to the next plan. Where a verdict stands already, it is carried
     out as it is.
     """
-    store = open_lake(recipe)
+    store = lake_store(recipe.lake)
     runs = find_runs(store, recipe.corpus)
     if runs.open is None:
         return None
@@ -216,11 +216,6 @@ def _shares(recipe: Recipe, stages: list[Stage]) -> Shares:
     connect()
     pools = recipe.pools
     return divide(measure_cluster(), pool_kinds(stages), pools.actors, pools.gpus_per_actor)
-
-
-def open_lake(recipe: Recipe) -> Store:
-    """Return the store of a recipe's lake."""
-    return Store(recipe.lake.uri, recipe.lake.storage.options())
 
 
 def _reach_verdict(recipe: Recipe, store: Store, plan: Plan, stages: list[Stage], shares: Shares) -> Verdict:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar
 
 import fsspec
 
@@ -25,6 +25,9 @@ from pipelines.errors import RecipeError, StoreError
 from schemas import layout
 from workers.source import local_path
 from workers.stores import fsspec_options, is_s3
+
+if TYPE_CHECKING:  # workers come without pydantic
+    from pipelines.recipe_sections import LakeSection
 
 TRIES: Final = 4
 FIRST_PAUSE_SECONDS: Final = 0.25
@@ -213,6 +216,11 @@ class Store:
                     raise StoreError(f"cannot {act}: {type(error).__name__}: {error}{_hint(error)}") from error
                 time.sleep(FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
         raise AssertionError("unreachable")
+
+
+def lake_store(lake: "LakeSection") -> Store:
+    """Return the store of a recipe's lake."""
+    return Store(lake.uri, lake.storage.options())
 
 
 def _hint(error: Exception) -> str:

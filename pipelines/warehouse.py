@@ -12,7 +12,7 @@ from pipelines.iceberg import Registered, register, registration_text
 from pipelines.iceberg_catalog import check_catalog
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import IcebergSection
-from pipelines.store import Store
+from pipelines.store import lake_store
 from schemas import layout
 
 
@@ -60,7 +60,7 @@ def feed_warehouse(recipe: Recipe) -> Fed:
     made: list[Registered] = []
     if wanted is None:
         return Fed(None, made)
-    store = Store(recipe.lake.uri, recipe.lake.storage.options())
+    store = lake_store(recipe.lake)
     try:
         if store.list(layout.RUNS):
             for one in register(store, wanted.catalog, wanted.namespace):

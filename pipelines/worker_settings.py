@@ -10,13 +10,12 @@ from workers.features import SpectrogramStage
 from workers.ingest import IngestSettings
 from workers.loading import SourceSettings
 from workers.models.model import ModelStage
+from workers.samples import FLOAT32_BYTES, INT16_BYTES
 from workers.spectrogram_settings import SpectrogramSettings
 
 INGEST_BLOCK_BYTES: Final = 3600 * 32_000  # an hour at 16 kHz: its log-mel fragment is worth publishing as it is
 MODEL_BLOCK_SECONDS: Final = 240.0  # half a minute of work for a transcriber on a CPU
-INT16_BYTES: Final = 2
 MADE_BLOCK_BYTES: Final = 160 << 20  # of all spectrograms and clips of a block: an hour of log-mel is 115 MB
-FLOAT32_BYTES: Final = 4
 GPU_BATCH_ROWS: Final = 256
 GPU_BATCH_SECONDS: Final = 7200.0  # of segments as long as they may be, at 16 kHz: all lie in an actor's memory at once
 

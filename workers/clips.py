@@ -12,9 +12,9 @@ import soundfile
 from schemas import ids, tables, wire
 from workers.columns import as_array
 from workers.results import StageError, append_columns, rows_that_need
+from workers.samples import INT16_BYTES
 
 FORMAT: Final = "flac"
-INT16_BYTES: Final = 2
 
 
 def add_clips(table: pa.Table, stages: Sequence[str], sample_rate: int) -> pa.Table:

@@ -13,9 +13,8 @@ from workers.decode_settings import Channels, DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, Block, Blocks, Damage, DecodeError, Ending, Holes, Sink, check_header
 from workers.headerless import RawAudio
 from workers.opening import open_recording
-from workers.samples import resampler, to_int16_and_tell
+from workers.samples import FLOAT32_BYTES, resampler, to_int16_and_tell
 
-FLOAT32_BYTES: Final = 4
 SHORT_BY_SAMPLES: Final = 0.1  # seconds that may be missing where the header counts samples
 SHORT_BY_ROUNDING: Final = 0.2, 0.1, 0.5  # elsewhere: seconds, a fraction of the declared, and at most; or half of it
 SHORT_BY_GUESS: Final = 0.02, 5.0  # of long recordings, whose bit rate may be a mean: a fraction, and at most seconds

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +11,11 @@ import pyarrow.compute as pc
 
 from schemas import tables, wire
 from workers.results import StageError, append_columns, rows_that_need, unheard, waveforms
+from workers.samples import INT16_BYTES
 from workers.spectrogram_settings import SpectrogramSettings
 
 if TYPE_CHECKING:
     from workers.spectrogram import Spectrogrammer
-
-INT16_BYTES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)

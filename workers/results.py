@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from schemas import tables, wire
 from workers.columns import as_array, is_finite
 from workers.models.model import Clip
+from workers.samples import INT16_SCALE
 
-INT16_SCALE: Final = np.float32(32768.0)
 MESSAGE_CHARACTERS: Final = 500
 
 
@@ -44,7 +44,7 @@ def waveforms(table: pa.Table, rows: Sequence[int], signal: str = "pcm") -> Iter
     """Yield the samples of some segments as float32 in [-1, 1), shape (n,) each; a model may want them all at once."""
     pcm = as_array(table[signal])
     for row in rows:
-        yield np.frombuffer(pcm[row].as_buffer(), np.int16).astype(np.float32) / INT16_SCALE
+        yield np.frombuffer(pcm[row].as_buffer(), np.int16).astype(np.float32) / np.float32(INT16_SCALE)
 
 
 def clips(table: pa.Table, rows: Sequence[int], signal: str) -> Iterator[Clip]:

@@ -7,6 +7,8 @@ import numpy as np
 import soxr
 
 INT16_SCALE: Final = 32768.0
+INT16_BYTES: Final = 2
+FLOAT32_BYTES: Final = 4
 
 
 def to_int16(samples: np.ndarray) -> np.ndarray:

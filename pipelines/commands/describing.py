@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import AsJson, Endpoint, Lake
-from pipelines.commands.output import lake_store, print_json
+from pipelines.commands.output import named_lake, print_json
 from pipelines.errors import RecipeError
 
 
@@ -30,7 +30,7 @@ def card(
 
     if out and in_lake:
         raise RecipeError("card: --out and --in-lake are two places; give one")
-    store = lake_store(lake, endpoint_url)
+    store = named_lake(lake, endpoint_url)
     found = describe(store)
     files = {page.NAME: page.card(found), croissant.NAME: croissant.croissant(found, url or store.uri)}
     written = [store.url(name) for name in files] if in_lake else [str(out / name) for name in files] if out else []

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.commands.options import AsJson, Endpoint, Lake
-from pipelines.commands.output import lake_store, print_json, print_table
+from pipelines.commands.output import named_lake, print_json, print_table
 from pipelines.search import Found
 
 Model = Annotated[str | None, typer.Option("--model", help="Whose embeddings; needed where the lake has several.")]
@@ -26,7 +26,7 @@ def search(
     """Find the segments that sound like a text says, by the embeddings of a CLAP model."""
     from pipelines.search import search as find
 
-    _show_found(find(lake_store(lake, endpoint_url), text, model, limit), as_json)
+    _show_found(find(named_lake(lake, endpoint_url), text, model, limit), as_json)
 
 
 def similar(
@@ -40,7 +40,7 @@ def similar(
     """Find the segments that are most like one segment, by the embeddings of any model."""
     from pipelines.search import similar as find
 
-    _show_found(find(lake_store(lake, endpoint_url), segment_id, model, limit), as_json)
+    _show_found(find(named_lake(lake, endpoint_url), segment_id, model, limit), as_json)
 
 
 def _show_found(found: Found, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.commands.options import AsJson, Codes, Endpoint, Lake, known_codes
-from pipelines.commands.output import cell, lake_store, print_csv, print_json, print_table, say
+from pipelines.commands.output import cell, named_lake, print_csv, print_json, print_table, say
 from pipelines.errors import RecipeError
 from pipelines.lake import open_lake
 from pipelines.report import Failures
@@ -28,7 +28,7 @@ def status(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -
     from pipelines.corpus_status import status as read_status
     from pipelines.corpus_status import status_text
 
-    found = read_status(lake_store(lake, endpoint_url), None if as_json else SHOWN_RUNS)
+    found = read_status(named_lake(lake, endpoint_url), None if as_json else SHOWN_RUNS)
     say([asdict(one) for one in found], "\n".join(map(status_text, found)), as_json)
 
 
@@ -47,7 +47,7 @@ def failures(
     """List what could not be done, and why: as things stand, or in all runs; first how often each code."""
     from pipelines.report import failures as read_failures
 
-    store, codes = lake_store(lake, endpoint_url), known_codes(code)
+    store, codes = named_lake(lake, endpoint_url), known_codes(code)
     if corpus is not None and corpus not in (known := corpora(store)):
         raise RecipeError(f"{lake} has no corpus {corpus}; it has {', '.join(known)}")
     shown = limit if limit or as_json else SHOWN_FAILURES
@@ -95,7 +95,7 @@ def query(
     if as_json and as_csv:
         raise RecipeError("query: --json and --csv are two forms; give one")
     try:
-        for found in _results(open_lake(lake_store(lake, endpoint_url)), sql, one=as_json or as_csv):
+        for found in _results(open_lake(named_lake(lake, endpoint_url)), sql, one=as_json or as_csv):
             _show_rows(found, as_json, as_csv)
     except duckdb.Error as error:
         raise RecipeError(f"the query failed: {error}") from None
@@ -144,7 +144,7 @@ def verify(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -
     from pipelines.report import verification_text
     from pipelines.verify import verify as check
 
-    found = check(lake_store(lake, endpoint_url))
+    found = check(named_lake(lake, endpoint_url))
     say(asdict(found), verification_text(found), as_json)
     if found.findings:
         raise typer.Exit(1)
@@ -155,7 +155,7 @@ def gc(lake: Lake, endpoint_url: Endpoint = None, as_json: AsJson = False) -> No
     from pipelines.gc import collect_garbage
     from pipelines.report import megabytes
 
-    found = collect_garbage(lake_store(lake, endpoint_url))
+    found = collect_garbage(named_lake(lake, endpoint_url))
     text = (
         f"deleted {found.objects:,} objects ({megabytes(found.size_bytes)}) of {len(found.folders)} sealed runs, and "
         f"{found.orphans + found.temporary} files that losing and dying writers left"

@@ -14,7 +14,7 @@ from pipelines.store import Store
 from schemas import layout
 
 
-def lake_store(lake: str, endpoint_url: str | None) -> Store:
+def named_lake(lake: str, endpoint_url: str | None) -> Store:
     """Return the store of a lake that a command names.
 
     Raises:

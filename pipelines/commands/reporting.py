@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import AsJson, Endpoint, Lake
-from pipelines.commands.output import lake_store, print_json
+from pipelines.commands.output import named_lake, print_json
 from pipelines.errors import RecipeError
 
 DEFAULT_PAGE = Path("report.html")
@@ -36,7 +36,7 @@ def report(
     page = out or (None if as_json else DEFAULT_PAGE)
     if page and not page.absolute().parent.is_dir():
         raise RecipeError(f"{page} cannot be written: there is no folder {page.absolute().parent}")
-    store = lake_store(lake, endpoint_url)
+    store = named_lake(lake, endpoint_url)
     made = make_report(store, lake, endpoint_url, most_clips=clips, sound=audio and page is not None)
     if page:
         try:

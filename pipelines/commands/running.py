@@ -34,11 +34,11 @@ def retry(
 ) -> None:
     """Plan again what failed, and carry it out: by default what failed for a reason that may pass."""
     from pipelines.retry import standing_failures
-    from pipelines.run import open_lake
     from pipelines.run import retry as carry_out
+    from pipelines.store import lake_store
 
     loaded, codes = _reachable(recipe, overrides), known_codes(code)
-    standing = standing_failures(open_lake(loaded), loaded.corpus, codes)
+    standing = standing_failures(lake_store(loaded.lake), loaded.corpus, codes)
 
     def not_tried(seal: Seal | None) -> Told:
         planned = seal.recordings if seal else 0
@@ -94,11 +94,11 @@ def _carry(
     """Carry out a command that may end in a seal, and say what it did."""
     from pipelines.operation import operating
     from pipelines.report import summary, summary_text, without_speech
-    from pipelines.run import open_lake
+    from pipelines.store import lake_store
 
     check_warehouse(recipe)
     started = time.monotonic()
-    with operating(recipe, lambda: open_lake(recipe), log):
+    with operating(recipe, lambda: lake_store(recipe.lake), log):
         seal = carry_out()
     fed, added = feed_warehouse(recipe), add(seal)
     if seal is None:
@@ -107,7 +107,7 @@ def _carry(
         say(facts, f"corpus {recipe.corpus}: {otherwise}{more}{fed.text()}", as_json)
         fed.check()
         return
-    seconds, speechless = time.monotonic() - started, without_speech(open_lake(recipe), seal)
+    seconds, speechless = time.monotonic() - started, without_speech(lake_store(recipe.lake), seal)
     text = summary_text(seal, seconds, recipe.lake.uri, speechless)
     if seal.failed:
         text += f"\n  see why: phonolake failures {_as_arguments(recipe)}"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.commands.options import AsJson, Endpoint, Lake
-from pipelines.commands.output import lake_store, say
+from pipelines.commands.output import named_lake, say
 
 Dialect = Literal["duckdb", "bigquery", "snowflake", "athena", "redshift", "spark", "clickhouse"]
 Catalog = Annotated[str, typer.Option(help="A uri (sqlite:///..., http://...), or a name that pyiceberg knows.")]
@@ -23,7 +23,7 @@ def publish(
     """Register the files of sealed runs in a warehouse's catalog: each run once, however often this is called."""
     from pipelines.iceberg import register, registration_text
 
-    made = list(register(lake_store(lake, endpoint_url), catalog, namespace))
+    made = list(register(named_lake(lake, endpoint_url), catalog, namespace))
     say([asdict(one) for one in made], registration_text(made, namespace), as_json)
 
 
@@ -39,5 +39,5 @@ def ddl(
     from pipelines.ddl import script, statements
     from pipelines.lake_files import look_at
 
-    found = statements(look_at(lake_store(lake, endpoint_url), location), dialect, schema)
+    found = statements(look_at(named_lake(lake, endpoint_url), location), dialect, schema)
     say({"dialect": dialect, "statements": found}, script(found), as_json)

@@ -20,7 +20,7 @@ from pipelines.places import refuse_unreachable
 from pipelines.recipe import Recipe
 from pipelines.recipe_sections import SourceSection
 from pipelines.refusals import store_error
-from pipelines.store import Store
+from pipelines.store import Store, lake_store
 from schemas import layout
 from workers.objects import ObjectError, read_range
 from workers.source import Source, local_path
@@ -36,7 +36,7 @@ LAKE_DO: Final = "see lake in the recipe, and that the writer may list, get, put
 def store_checks(recipe: Recipe) -> Checks:
     """Check source and lake; nothing stays behind."""
     yield tried("source", lambda: check_source(recipe.source), SOURCE_DO)
-    store = Store(recipe.lake.uri, recipe.lake.storage.options())
+    store = lake_store(recipe.lake)
     lake = tried("lake", lambda: check_lake(store), LAKE_DO)
     yield lake
     if store.is_local:

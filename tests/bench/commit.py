@@ -23,11 +23,12 @@ from pipelines.nodes import measure_cluster
 from pipelines.parquet import footer, to_parquet
 from pipelines.plan import write_plan
 from pipelines.recipe import Recipe, parse_recipe
-from pipelines.run import open_lake, plan_delta, resume
+from pipelines.run import plan_delta, resume
 from pipelines.runs import find_runs
 from pipelines.shares import divide
 from pipelines.sink import LakeSink
 from pipelines.stages import stages_of
+from pipelines.store import lake_store
 from pipelines.tasks import pack_tasks
 from pipelines.worker_settings import pool_kinds
 from tests.bench.transcribe import chosen_clips
@@ -58,7 +59,7 @@ class NoSink(DirectSink):
 
 def time_protocol(recipe: Recipe) -> float:
     """Return seconds of a run from its plan on."""
-    store, stages = open_lake(recipe), stages_of(recipe)
+    store, stages = lake_store(recipe.lake), stages_of(recipe)
     runs = find_runs(store, recipe.corpus)
     plan = write_plan(store, recipe, runs, plan_delta(recipe, store, runs, stages), stages)
     started = time.perf_counter()
@@ -71,7 +72,7 @@ def time_protocol(recipe: Recipe) -> float:
 
 def time_graph(recipe: Recipe, sink: type[LakeSink]) -> float:
     """Return seconds of the graph alone, into another sink."""
-    store, stages = open_lake(recipe), stages_of(recipe)
+    store, stages = lake_store(recipe.lake), stages_of(recipe)
     runs = find_runs(store, recipe.corpus)
     plan = write_plan(store, recipe, runs, plan_delta(recipe, store, runs, stages), stages)
     started = time.perf_counter()

@@ -132,7 +132,7 @@ class Hands:
     def patches(self) -> Iterator[tuple[Any, str, Any]]:
         """Yield what is stood in for, and what is named a step."""
         run, attempt, publish = pipelines.run, pipelines.attempt, pipelines.publish
-        yield run, "open_lake", lambda recipe: self._lakes[-1]
+        yield run, "lake_store", lambda lake: self._lakes[-1]
         yield run, "connect", lambda: None
         yield run, "_shares", lambda *args: None
         yield run, "stages_of", lambda recipe: STAGES[:1]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import pipelines.merge
 import pipelines.parquet
-from pipelines.merge import Fragment, Span, merged
+from pipelines.merge import LocalFragment, Span, merged
 from pipelines.parquet import to_parquet, write_parquet
 from schemas.tables import TABLES, leading_key
 from workers.tabulate import in_order
@@ -44,13 +44,13 @@ def spectrograms(rows: list[tuple[int, int, str]], mark: float) -> pa.Table:
     return in_order("spectrograms", table)
 
 
-def fragment(folder: Path, table: pa.Table, winning: list[str]) -> Fragment:
+def fragment(folder: Path, table: pa.Table, winning: list[str]) -> LocalFragment:
     path = folder / f"{uuid.uuid4().hex}.parquet"
     path.write_bytes(to_parquet(table, leading_key("spectrograms")))
-    return Fragment(path, pa.array(winning, pa.string()))
+    return LocalFragment(path, pa.array(winning, pa.string()))
 
 
-def winning_rows(one: Fragment) -> pa.Table:
+def winning_rows(one: LocalFragment) -> pa.Table:
     rows = pq.read_table(one.path, partitioning=None)
     return rows.filter(pc.is_in(rows["segment_id"], value_set=one.winning))
 

@@ -646,7 +646,7 @@ def _without_ray(patches: pytest.MonkeyPatch, world: World, numbers: random.Rand
 
     connections = SimpleNamespace(connect=lambda config: _DATABASE.cursor())  # a new one takes longer than all the rest
     for module, name, stand_in in (
-        (pipelines.run, "open_lake", lambda recipe: _here.writer.store),
+        (pipelines.run, "lake_store", lambda lake: _here.writer.store),
         (pipelines.run, "stages_of", stages_of),
         (pipelines.run, "list_source", lambda source, kept=None: world.listing()),
         (pipelines.run, "connect", lambda: None),

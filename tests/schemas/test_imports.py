@@ -40,3 +40,7 @@ def test_the_decoder_child_imports_no_torch_and_no_ray():
     found = imported_with("workers.decoder_child")
     assert "av" in found
     assert not found & {"torch", "ray", "transformers", "fsspec", "s3fs", "obstore", "botocore"}
+
+
+def test_the_store_that_workers_write_to_comes_without_what_reads_recipes():
+    assert not imported_with("pipelines.store") & {"pydantic", "yaml", "duckdb"}
