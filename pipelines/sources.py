@@ -5,6 +5,7 @@ million objects are some 200 MB of Arrow columns.
 """
 
 import errno
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,14 @@ from pipelines.shards import PARQUET_SUFFIXES, TAR_SUFFIXES, KeptShards, list_pa
 from workers.source import local_path
 from workers.stores import Options, ReadingStopped, is_s3, s3_store, split_s3
 
+logger = logging.getLogger(__name__)
+
 LISTERS: Final = 16
 SPREAD: Final = 4 * LISTERS  # sub-prefixes to aim for before listing in earnest
 BROKEN: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What is said of a file that is deleted meanwhile, and of a link that leads nowhere, through a file or to itself."""
+
+MACOS_FILES: Final = r"/(\._[^/]*|\.DS_Store)$"
 
 
 def list_source(source: SourceSection, kept: KeptShards | None = None) -> pa.Table:
@@ -74,8 +79,19 @@ def _list_uri(uri: str, options: Options) -> pa.Table:
         found = batches(_walk_local(base))
     else:
         found = batches(list_by_fsspec(base, options))
-    listing = pa.Table.from_batches(found, LISTING)
+    listing = _without_finders(pa.Table.from_batches(found, LISTING), uri)
     return listing.filter(matches(listing["uri"], [pattern])) if pattern else listing
+
+
+def _without_finders(listing: pa.Table, where: str) -> pa.Table:
+    """Leave out what macOS puts beside the files of a folder that it looks at or copies: one more for each of them."""
+    finders = pc.match_substring_regex(listing["uri"], MACOS_FILES)
+    count = pc.sum(finders).as_py() or 0
+    if count == listing.num_rows:  # nothing else is there, or one of them is asked for
+        return listing
+    if count:
+        logger.warning("%s: files of macOS (._*, .DS_Store) are no recordings and left out: %d", where, count)
+    return listing.filter(pc.invert(finders))
 
 
 def _normal(path: str) -> str:

@@ -53,6 +53,16 @@ def test_objects_without_bytes_are_listed(corpus):
     assert "deep/er/d.wav" in listed(corpus, str(corpus))
 
 
+def test_what_macos_puts_beside_the_files_of_a_folder_is_left_out_and_told(corpus, caplog):
+    for name in FILES:
+        (corpus / name).with_name(f"._{Path(name).name}").write_bytes(b"\0\5\x16\7")
+    (corpus / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (corpus / ".hidden.wav").write_bytes(b"1")
+    assert listed(corpus, str(corpus)) == sorted([*FILES, ".hidden.wav"])
+    assert "left out: 6" in caplog.text
+    assert listed(corpus, f"{corpus}/._a.wav") == ["._a.wav"]
+
+
 def test_a_single_file_is_a_source(corpus):
     assert listed(corpus, str(corpus / "a.wav")) == ["a.wav"]
 
