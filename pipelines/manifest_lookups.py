@@ -21,11 +21,11 @@ from pipelines.refusals import store_error
 from schemas.records import PROBLEM
 from workers.objects import CREDENTIAL_CODES
 from workers.source import local_path
-from workers.stores import Options, fsspec_options, is_s3, obstore_takes, s3_store, split_s3
+from workers.stores import Options, fsspec_options, is_s3, is_web, obstore_takes, s3_store, split_s3
 
 HEADS_IN_FLIGHT: Final = 32
 UNNAMEABLE: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP})
-REFUSED: Final = "fetch_failed"  # the code of what a store refuses
+REFUSED: Final = "fetch_failed"  # the code of what a store refuses, or a web server does not answer
 REFUSING_STATUS: Final = re.compile(r"status code: (4(?!08|29)\d\d[\w ]*)")
 """What a store answers that refuses, and not for being busy."""
 
@@ -41,7 +41,7 @@ def list_manifest(source: SourceSection, options: Options) -> pa.Table:
 
     Raises:
         RecipeError: the manifest makes no sense.
-        StoreError: a store does not answer, or refuses everything.
+        StoreError: a store does not answer, or nothing can be read.
     """
     entries = read_manifest(source.manifest or "", options, source.allow)
     answers = _Answers(source.manifest or "", options)
@@ -90,7 +90,7 @@ class _Answers:
         if self.refused and self.refused == self.asked:
             keys = "; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile, that may read them"
             raise StoreError(
-                f"every object that {self.manifest} names is refused, {self.refused} of them. {self.why}"
+                f"none of the {self.refused} objects that {self.manifest} names can be read. {self.why}"
                 f"{keys if is_s3(self.first) else ''}"
             )
 
@@ -110,7 +110,7 @@ def _look_up(uri: str, options: Options) -> tuple[_Facts, _Problem | None]:
     One that is not there is planned all the same, and fails as missing.
 
     Raises:
-        StoreError: no answer; a made-up version would be another recording.
+        StoreError: its store does not answer; a made-up version would be another recording.
     """
     try:
         return _facts(uri, options), None
@@ -156,4 +156,7 @@ def _own_problem(uri: str, error: Exception) -> _Problem | None:
             f"{uri} is refused by the store{said}. {missing if is_s3(uri) else ''}check its name, and who may read it"
         )
         return {"code": REFUSED, "message": message}
+    if is_web(uri):  # which are many servers, and one that is gone must not end every night
+        gist = " ".join(str(error).split())[:300] or type(error).__name__
+        return {"code": REFUSED, "message": f"{uri} was not delivered: {gist}; the next run asks again"}
     return None

@@ -15,6 +15,7 @@ import fsspec
 import obstore
 
 CREDENTIAL_MINUTES: Final = 5
+WEB_CONNECT_SECONDS: Final = 20.0
 WEB_SILENCE_SECONDS: Final = 120.0  # what aiohttp limits unless told otherwise is a whole download, to five minutes
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 TIMES: Final = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modified", "created")
@@ -108,7 +109,7 @@ def fsspec_options(uri: str, options: Options) -> dict[str, Any]:
     if is_web(uri):
         import aiohttp  # slow to import, and needed for the web only
 
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=WEB_SILENCE_SECONDS, sock_read=WEB_SILENCE_SECONDS)
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=WEB_CONNECT_SECONDS, sock_read=WEB_SILENCE_SECONDS)
         return {"client_kwargs": {"timeout": patience}}
     if not is_s3(uri):
         return dict(options)

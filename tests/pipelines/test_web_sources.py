@@ -188,7 +188,7 @@ def test_what_is_refused_fails_alone_and_all_of_it_ends_the_plan(site, tmp_path)
     good, denied = named(tmp_path, f"{site.address}/b.wav", f"{site.address}/denied.wav")
     assert (good["problem"], denied["problem"]["code"]) == (None, "fetch_failed")
     assert "(403 Forbidden)" in denied["problem"]["message"]
-    with pytest.raises(StoreError, match=r"every object that .*list\.csv names is refused") as caught:
+    with pytest.raises(StoreError, match=r"none of the 20 objects that .*list\.csv names") as caught:
         named(tmp_path, *(f"{site.address}/denied{number}.wav" for number in range(20)))
     assert "S3" not in str(caught.value)
     assert "AWS" not in str(caught.value)
@@ -211,9 +211,14 @@ def test_a_server_in_trouble_is_asked_again_and_is_not_taken_for_one_without_the
 
 
 @pytest.mark.parametrize("path", ["x.wav", "x/y.wav?z"])
-def test_a_server_that_is_down_ends_the_plan(site, tmp_path, path):
+def test_of_many_servers_one_that_is_down_fails_alone(site, tmp_path, path):
     uri = f"http://127.0.0.1:9/{path}"
+    good, lost = named(tmp_path, f"{site.address}/b.wav", uri)
+    assert (good["problem"], lost["problem"]["code"]) == (None, "fetch_failed")
+    assert "127.0.0.1:9" in lost["problem"]["message"]
+    with pytest.raises(
+        StoreError, match=r"none of the 1 objects that .*list\.csv names can be read\. .*127\.0\.0\.1:9"
+    ):
+        named(tmp_path, uri)
     with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
         list_source(SourceSection(uri=uri))
-    with pytest.raises(StoreError, match=r"127\.0\.0\.1:9"):
-        named(tmp_path, f"{site.address}/b.wav", uri)
