@@ -1,7 +1,6 @@
 """Reading with libsndfile: WAV, W64, AIFF, AU, CAF, FLAC and MP3, at the speed of its own codecs."""
 
 import re
-import struct
 from typing import BinaryIO, Final
 
 import numpy as np
@@ -11,11 +10,8 @@ from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Blocks, Damage, check_header
-from workers.tags import id3_bytes
 
 UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
-XING_WITHIN: Final = 4096  # bytes of an MP3's first frame, and more
-XING_HAS_FRAMES, XING_HAS_BYTES = 1, 2
 
 _CODECS: Final = {"mpeg_layer_i": "mp1", "mpeg_layer_ii": "mp2", "mpeg_layer_iii": "mp3"}
 """libsndfile's names for what FFmpeg, which reads the same files where it must, calls otherwise."""
@@ -49,29 +45,6 @@ def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[A
     return info, _blocks(sound)
 
 
-def tells_its_length(file: BinaryIO) -> bool:
-    """Whether an MP3's first frame says how much there is (Xing, Info or VBRI), and there is not more than that.
-
-    Without it libsndfile guesses from the first bit rate, and stops where it guessed; where more follows, as when two
-    files were joined, it stops there too.
-    """
-    file.seek(0)
-    start = id3_bytes(file.read(container.HEAD_BYTES))
-    file.seek(start)
-    head = file.read(XING_WITHIN)
-    found = next((at for tag in (b"Xing", b"Info") if (at := head.find(tag)) >= 0), -1)
-    if found < 0:
-        return b"VBRI" in head
-    flags, *rest = struct.unpack_from(">III", head[found + 4 : found + 16].ljust(12, b"\0"))
-    if not flags & XING_HAS_FRAMES:
-        return False
-    if not flags & XING_HAS_BYTES:
-        return True
-    file.seek(start + rest[1])
-    behind = file.read(container.HEAD_BYTES)
-    return container.sniff(behind) is not container.MP3
-
-
 def _declared_frames(sound: soundfile.SoundFile) -> int | None:
     """Return how many frames the header claims, None where it claims none.
 
@@ -88,19 +61,17 @@ def _declared_frames(sound: soundfile.SoundFile) -> int | None:
 
 def _blocks(sound: soundfile.SoundFile) -> Blocks:
     position = 0
-    while True:
-        room = np.empty((BLOCK_FRAMES, sound.channels), np.float32)
+    while position < sound.frames:  # not further: libsndfile would read on, and keep nothing of it
+        room = np.empty((min(BLOCK_FRAMES, sound.frames - position), sound.channels), np.float32)
         try:
             block = sound.read(out=room)
         except soundfile.LibsndfileError as error:
             kept = sound.tell() - position  # of this block, too, what came before the damage is good
             if kept > 0:
                 yield list(room[:kept].T)
-            if position + kept >= sound.frames:
-                return  # it is all here: what follows is a tag that does not belong into a FLAC
             raise Damage(str(error)) from None
         if len(block):
             position += len(block)
             yield list(block.T)
-        if len(block) < BLOCK_FRAMES:
+        if len(block) < len(room):
             return

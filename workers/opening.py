@@ -10,7 +10,8 @@ from workers.decode_settings import DecodeSettings
 from workers.decoded import AudioInfo, Blocks, Damage, DecodeError, Holes
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
-from workers.libsndfile import open_sound, tells_its_length
+from workers.libsndfile import open_sound
+from workers.rest import holds_more, tells_its_length
 from workers.tags import id3_bytes, without_tail
 
 MOST_TAGS: Final = 4  # ID3v2 tags one behind the other; a sane file has one
@@ -84,29 +85,38 @@ def _second_opinion(
 
 
 def _read_on(file: BinaryIO, kind: Container, settings: DecodeSettings, info: AudioInfo, blocks: Blocks) -> Blocks:
-    """Yield libsndfile's blocks, and where they break off, FFmpeg's: it goes on behind a damaged place."""
-    position = 0
+    """Yield libsndfile's blocks, and FFmpeg's where they break off or end too early.
+
+    FFmpeg goes on behind a damaged place, and behind the end that a header tells of.
+    """
+    position, broken = 0, None
     try:
         for block in blocks:
             position += len(block[0])
             yield block
-    except Damage as broken:
-        if position > READ_ON_WITHIN * info.sample_rate:
-            raise
-        file.seek(0)
-        try:
-            other, more = open_media(file, kind, settings.limits, settings.track, {})
-        except DecodeError:
-            raise broken from None
-        if (other.sample_rate, other.channels) != (info.sample_rate, info.channels):
-            raise
-        found = position
-        for block in _behind(more, position):
-            found += len(block[0])
-            yield block
-        if found == position:
-            raise
-        raise Holes(f"damaged at {position / info.sample_rate:.2f} s: {broken}") from None
+    except Damage as damage:
+        broken = damage
+    if broken is None and not holds_more(file, kind):
+        return
+    if position > READ_ON_WITHIN * info.sample_rate:
+        raise broken or Damage("sound follows that its header does not count")
+    found = 0
+    for block in _behind(_again(file, kind, settings, info), position):
+        found += len(block[0])
+        yield block
+    if broken is not None:
+        raise Holes(f"damaged at {position / info.sample_rate:.2f} s: {broken}") if found else broken
+
+
+def _again(file: BinaryIO, kind: Container, settings: DecodeSettings, info: AudioInfo) -> Blocks:
+    """Return FFmpeg's blocks of what libsndfile began to read; none where it hears something else."""
+    file.seek(0)
+    try:
+        other, blocks = open_media(file, kind, settings.limits, settings.track, {})
+    except DecodeError:
+        return iter(())
+    same = (other.sample_rate, other.channels) == (info.sample_rate, info.channels)
+    return blocks if same else iter(())
 
 
 def _behind(blocks: Blocks, position: int) -> Blocks:

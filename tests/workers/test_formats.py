@@ -24,6 +24,7 @@ import soxr
 from schemas import ids
 from schemas.failures import CODES
 from tests.hearing import Heard
+from workers import opening
 from workers.decode import decode
 from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import DecodeError
@@ -651,6 +652,7 @@ JOINED = {
     "Ogg Vorbis": (lambda: written(pcm(), RATE, "OGG", "VORBIS"), 1024),
     "Ogg Opus": (lambda: muxed("ogg", "libopus", 48_000, 64_000), 640),
     "FLAC in Ogg": (lambda: muxed("ogg", "flac"), 0),
+    "FLAC": (lambda: written(pcm(), RATE, "FLAC"), 0),
     "MP3": (mp3, 2 * 1105 + 1152),
     "MP3 without tags": (lambda: mp3(BARER), 2 * 1105 + 1152),
     "AAC in ADTS": (lambda: muxed("adts", "aac", RATE, 64_000), 2 * 1024 + 1024),
@@ -915,6 +917,66 @@ def test_a_tag_at_the_end_is_no_damage(name, tag):
     assert clean.damage is None
     assert ending == clean
     np.testing.assert_array_equal(found, expected)
+
+
+SEAMS = {
+    "ID3v1": ID3V1,
+    "APEv2": APE,
+    "zeros": bytes(300),
+    "tags": ID3V1 + id3_tag(bytes(2_000_000)),
+    "a picture": ID3V1 + album_art(),
+}
+"""What may stand where one MP3 ends and the next begins."""
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_mp3s_with_something_between_them_are_heard_to_the_end(seam):
+    """As cat joins files that have tags of their own."""
+    _, _, found = heard(SEAMS[seam].join([mp3()] * 3))
+    assert 3 * LENGTH <= len(found) <= 3 * (LENGTH + 1105 + 1152)
+    late, alike = delay_and_likeness(found[LENGTH : 2 * LENGTH + FARTHEST])
+    assert 0 <= late <= FARTHEST
+    assert alike > 0.9
+
+
+@pytest.mark.parametrize("seam", ["ID3v1", "zeros", "tags"])
+def test_mp3s_with_something_between_them_are_whole(seam):
+    assert heard(SEAMS[seam].join([mp3()] * 3))[1].damage is None
+
+
+@pytest.mark.parametrize(("frames", "n_bytes"), [(20, 4000), (1, 1), (20, None)])
+def test_an_mp3_that_is_longer_than_its_first_frame_says_is_heard_to_its_end(frames, n_bytes):
+    """As recorders and editors leave it that do not count again."""
+    content = bytearray(mp3())
+    at = content.index(b"Info")
+    content[at + 8 : at + 12] = struct.pack(">I", frames)
+    if n_bytes is not None:
+        content[at + 12 : at + 16] = struct.pack(">I", n_bytes)
+    _, ending, found = heard(bytes(content))
+    assert ending.damage is None
+    assert LENGTH <= len(found) <= LENGTH + 576
+
+
+def flac_counting(samples):
+    """A FLAC of the voice whose header says that it has so many samples: the lower 36 bits of 8 bytes."""
+    content = written(pcm(), RATE, "FLAC")
+    told = int.from_bytes(content[18:26], "big") >> 36 << 36 | samples
+    return content[:18] + told.to_bytes(8, "big") + content[26:]
+
+
+@pytest.mark.parametrize("samples", [0, 1, 24_000, 40_000])
+def test_a_flac_that_is_longer_than_its_header_says_is_heard_to_its_end(samples):
+    _, ending, found = heard(flac_counting(samples))
+    assert ending.damage is None
+    np.testing.assert_array_equal(found, pcm())
+
+
+@pytest.mark.parametrize("behind", [b"", ID3V1, bytes(40_000)], ids=["nothing", "ID3v1", "zeros"])
+@pytest.mark.parametrize("name", ["FLAC", "MP3"])
+def test_what_tells_its_length_is_read_once(name, behind, monkeypatch):
+    monkeypatch.setattr(opening, "open_media", None)
+    content = mp3() if name == "MP3" else written(pcm(), RATE, "FLAC")
+    assert len(heard(content + behind)[2]) == LENGTH
 
 
 @pytest.mark.parametrize("name", ["MP3 without its length", "AAC in ADTS"])
