@@ -12,9 +12,9 @@ from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
 from workers.libsndfile import open_sound
 from workers.rest import holds_more, tells_its_length
-from workers.tags import id3_bytes, without_tail
+from workers.tags import ape_bytes, id3_bytes, without_front, without_tail
 
-MOST_TAGS: Final = 4  # ID3v2 tags one behind the other; a sane file has one
+MOST_TAGS: Final = 4  # one behind the other; a sane file has one
 READ_ON_WITHIN: Final = 2 * 3600  # seconds: what came before is decoded again, in silence, and the parent waits
 _FRAMED: Final = (container.FLAC, container.MP3)
 """libsndfile reads them, and their frames bear a sync word, so that a decoder finds its way behind a damaged place."""
@@ -41,6 +41,7 @@ def open_recording(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | Non
             "not_audio",
             f"no known audio or video format starts with the bytes {head[:8]!r}" + (f": {other}" if other else ""),
         )
+    file = without_front(file, tag)
     if kind in (container.MP3, container.AAC_ADTS):
         file = without_tail(file)  # FFmpeg would take its pictures for damaged frames
     if not kind.soundfile or (kind is container.MP3 and not _tells_its_length(file)):
@@ -60,12 +61,12 @@ def _tells_its_length(file: BinaryIO) -> bool:
 
 
 def _head(file: BinaryIO) -> tuple[bytes, int]:
-    """Return the first bytes behind any ID3v2 tags, and how long the tags are."""
+    """Return the first bytes behind any ID3v2 and APEv2 tags, and how long the tags are."""
     tags = 0
     for _ in range(MOST_TAGS):
         file.seek(tags)
         head = file.read(container.HEAD_BYTES)
-        more = id3_bytes(head)
+        more = id3_bytes(head) or ape_bytes(head)
         if not more:
             break
         tags += more

@@ -26,8 +26,6 @@ def tells_its_length(file: BinaryIO) -> bool:
     files were joined, it stops there too.
     """
     file.seek(0)
-    start = id3_bytes(file.read(container.HEAD_BYTES))
-    file.seek(start)
     head = file.read(XING_WITHIN)
     found = next((at for tag in (b"Xing", b"Info") if (at := head.find(tag)) >= 0), -1)
     if found < 0:
@@ -35,7 +33,7 @@ def tells_its_length(file: BinaryIO) -> bool:
     flags, *rest = struct.unpack_from(">III", head[found + 4 : found + 16].ljust(12, b"\0"))
     if not flags & XING_HAS_FRAMES:
         return False
-    return not flags & XING_HAS_BYTES or not _mpeg_frames_follow(file, start + rest[1])
+    return not flags & XING_HAS_BYTES or not _mpeg_frames_follow(file, rest[1])
 
 
 def holds_more(file: BinaryIO, kind: Container) -> bool:

@@ -1,20 +1,44 @@
-"""Tags around the audio, of any size, that are none: ID3v2 before it, APEv2 behind it."""
+"""Tags around the audio, of any size, that are none: ID3v2 or APEv2 before it, APEv2 behind it."""
 
 import io
 import struct
 from typing import Any, BinaryIO, Final, cast
 
+_ID3_HEADER_BYTES: Final = 10
+_HAS_FOOTER: Final = 1 << 4  # of an ID3v2 header's flags: as long as the header, and not counted
 _ID3V1_BYTES: Final = 128
 _APE_FOOTER: Final = struct.Struct("<8sIIII8s")  # magic, version, length with footer, items, flags, zeros
 _APE_MAGIC: Final = b"APETAGEX"
 _HAS_HEADER: Final = 1 << 31  # of the flags: as long as the footer, and not counted
+_IS_HEADER: Final = 1 << 29
 
 
 def id3_bytes(head: bytes) -> int:
     """Return how long the ID3v2 tag at the start of `head` is, 0 where there is none."""
     if head[:3] != b"ID3":
         return 0
-    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if len(head) >= 10 else len(head)
+    if len(head) < _ID3_HEADER_BYTES:
+        return len(head)
+    footer = _ID3_HEADER_BYTES if head[5] & _HAS_FOOTER else 0
+    return _ID3_HEADER_BYTES + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + footer
+
+
+def ape_bytes(head: bytes) -> int:
+    """Return how long the APEv2 tag at the start of `head` is, 0 where there is none."""
+    if len(head) < _APE_FOOTER.size:
+        return 0
+    magic, _, n_bytes, _, flags, _ = _APE_FOOTER.unpack_from(head)
+    return _APE_FOOTER.size + n_bytes if magic == _APE_MAGIC and flags & _IS_HEADER else 0
+
+
+def without_front(file: BinaryIO, n_bytes: int) -> BinaryIO:
+    """Return an object without its first `n_bytes`, the length of its tags, as a file at its start.
+
+    What is no longer than its tags say it is left as it is.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    return _part(file, n_bytes, size) if 0 < n_bytes < size else file
 
 
 def tag_bytes(head: bytes) -> int:
@@ -46,7 +70,7 @@ def without_tail(file: BinaryIO) -> BinaryIO:
     footer = tail[len(tail) - behind - _APE_FOOTER.size : len(tail) - behind]
     end = _end_before(file, size - behind, footer) if len(footer) == _APE_FOOTER.size else None
     file.seek(0)
-    return file if end is None else cast(BinaryIO, io.BufferedReader(_Front(file, end)))
+    return file if end is None else _part(file, 0, end)
 
 
 def _end_before(file: BinaryIO, size: int, footer: bytes) -> int | None:
@@ -59,11 +83,17 @@ def _end_before(file: BinaryIO, size: int, footer: bytes) -> int | None:
     return begin if file.read(len(_APE_MAGIC)) == _APE_MAGIC else None
 
 
-class _Front(io.RawIOBase):
-    """The first `size` bytes of a file."""
+def _part(file: BinaryIO, begin: int, end: int) -> BinaryIO:
+    part = cast(BinaryIO, io.BufferedReader(_Part(file, begin, end)))
+    part.seek(0)
+    return part
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
+
+class _Part(io.RawIOBase):
+    """The bytes of a file from `begin` to `end`."""
+
+    def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
+        self._file, self._begin, self._end = file, begin, end
 
     def readable(self) -> bool:
         return True
@@ -72,11 +102,12 @@ class _Front(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END:
-            offset, whence = self._size + offset, io.SEEK_SET
-        return self._file.seek(offset, whence)
+        start = {io.SEEK_SET: self._begin, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self._end}[whence]
+        if start + offset < self._begin:
+            raise OSError(f"seeking to {start + offset - self._begin}, before the start")
+        return self._file.seek(start + offset) - self._begin
 
     def readinto(self, room: Any) -> int:
-        content = self._file.read(max(0, min(len(room), self._size - self._file.tell())))
+        content = self._file.read(max(0, min(len(room), self._end - self._file.tell())))
         room[: len(content)] = content
         return len(content)

@@ -183,6 +183,13 @@ def id3_tag(payload: bytes) -> bytes:
     return b"ID3\x03\0\0" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + payload
 
 
+def id3_tag_with_footer(payload: bytes) -> bytes:
+    """An ID3v2.4 tag whose header stands once more behind it."""
+    tag = bytearray(id3_tag(payload))
+    tag[3], tag[5] = 4, 1 << 4
+    return bytes(tag + b"3DI" + tag[3:10])
+
+
 def album_art() -> bytes:
     """An ID3v2.3 tag that holds 300 kB of picture, in which many a frame seems to start."""
     picture = b"\0image/jpeg\0\x03\0\xff\xd8\xff\xe0" + b"\xff\xfb\x90\x64" * 75_000
@@ -367,6 +374,11 @@ LOSSLESS = [
     ),
     Lossless("half a sample at the end", lambda: riff(PCM_FMT, pcm().tobytes() + b"\x55"), "wav", "pcm_16"),
     Lossless("FLAC behind a tag", lambda: id3_tag(bytes(500)) + written(pcm(), RATE, "FLAC"), "flac", "pcm_16"),
+    Lossless("WAV behind a tag", lambda: id3_tag(bytes(40_000)) + written(pcm(), RATE, "WAV"), "wav", "pcm_16"),
+    Lossless("WAV behind a short tag", lambda: id3_tag(bytes(2000)) + written(pcm(), RATE, "WAV"), "wav", "pcm_16"),
+    Lossless("AIFF behind a picture", lambda: album_art() + written(pcm(), RATE, "AIFF"), "aiff", "pcm_16"),
+    Lossless("W64 behind two tags", lambda: id3_tag(b"") + APE + written(pcm(), RATE, "W64"), "w64", "pcm_16"),
+    Lossless("ALAC in M4A behind a tag", lambda: id3_tag(bytes(40_000)) + muxed("ipod", "alac"), "mp4", "alac"),
     Lossless("FLAC behind a picture", lambda: album_art() + written(pcm(), RATE, "FLAC"), "flac", "pcm_16"),
 ]
 
@@ -396,6 +408,8 @@ LOSSY = [
         frame=576,
         late=1105,
     ),
+    Lossy("MP3 behind an APEv2 tag", lambda: APE + mp3(), "mp3", "mp3"),
+    Lossy("MP3 behind a tag with a footer", lambda: id3_tag_with_footer(bytes(500)) + mp3(), "mp3", "mp3"),
     Lossy("MP3 before an ID3v1 tag", lambda: mp3() + b"TAG" + bytes(125), "mp3", "mp3"),
     # 481 samples at 48 kHz of the polyphase filters
     Lossy("MP2", lambda: muxed("mp2", "mp2", 48_000, 128_000), "mp3", "mp2", 48_000, 384, 160),
