@@ -149,7 +149,7 @@ class Decoder:
     def _send(self, request: Request) -> None:
         if self._child is None:
             self._child = ChildProcess(self._command)
-        header: dict[str, Any] = {"path": request.path} if request.path else {}
+        header: dict[str, Any] = {"path": os.path.abspath(request.path)} if request.path else {}
         if request.raw:
             header["raw"] = asdict(request.raw)
         self._child.ask(header, request.content)

@@ -109,6 +109,7 @@ def requests() -> Iterator[frames.Request]:
 def main() -> None:
     """Answer requests until standard input ends; the last arguments are the parent, the settings, and two memories."""
     _limit_resources()
+    os.chdir("/")  # libsndfile looks for resource forks, as `._`, where its process is
     threading.Thread(target=_end_with, args=(int(sys.argv[-4]),), daemon=True).start()
     settings = read_settings(sys.argv[-3])
     answers = os.fdopen(os.dup(1), "wb", buffering=BUFFER_BYTES)

@@ -368,6 +368,20 @@ def test_our_child_writes_no_files(decoder, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_lies_where_we_work_does_not_matter_to_our_child(decoder, tmp_path, monkeypatch):
+    """libsndfile takes a file `._` beside it for the resource fork of an MP3 without tags, and refuses that."""
+    mp3 = io.BytesIO()
+    soundfile.write(mp3, np.zeros(RATE), RATE, format="MP3")
+    monkeypatch.chdir(tmp_path)
+    Path("._").touch()
+    Path("relative.mp3").write_bytes(mp3.getvalue())
+    decoder.close()
+    requests = [Request(mp3.getvalue()), Request(b"", "relative.mp3", len(mp3.getvalue()))]
+    for group in grouped(decoder.stream(requests)):
+        assert group[0].decoder.startswith("libsndfile")
+        assert group[-1] == Ending(1.0, None)
+
+
 def test_giving_up_early_leaves_no_child_and_the_next_stream_works(decoder):
     answers = decoder.stream(Request(path.read_bytes()) for path in FILES)
     next(answers)
