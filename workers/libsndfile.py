@@ -1,7 +1,8 @@
 """Reading with libsndfile: WAV, W64, AIFF, AU, CAF, FLAC and MP3, at the speed of its own codecs."""
 
+import io
 import re
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 import numpy as np
 import soundfile
@@ -9,22 +10,30 @@ import soundfile
 from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
-from workers.decoded import BLOCK_FRAMES, AudioInfo, Blocks, Damage, check_header
+from workers.decoded import BLOCK_FRAMES, AudioInfo, Blocks, Damage, DecodeError, check_header
 
+MOST_CHUNKS: Final = 64  # of a WAV; a sane file has some
 UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
 
+_RIFF_BYTES: Final = 12
+_CHUNK_HEAD_BYTES: Final = 8
 _CODECS: Final = {"mpeg_layer_i": "mp1", "mpeg_layer_ii": "mp2", "mpeg_layer_iii": "mp3"}
 """libsndfile's names for what FFmpeg, which reads the same files where it must, calls otherwise."""
 
 _CUT_SHORT: Final = re.compile(r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (\d+) \(should be (\d+)\)$", re.MULTILINE)
 
 
+class NoSamples(Exception):
+    """The header counts no samples; where a recorder was switched off they may follow all the same."""
+
+
 def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[AudioInfo, Blocks]:
     """Open `file` and return its facts and its samples.
 
     Raises:
-        soundfile.LibsndfileError: libsndfile does not open it, or finds no sample in it.
-        DecodeError: a limit is passed by what the header says.
+        soundfile.LibsndfileError: libsndfile does not open it.
+        NoSamples: its header says that it has none.
+        DecodeError: it has no samples indeed, or a limit is passed by what the header says.
     """
     sound = soundfile.SoundFile(file)
     frames = _declared_frames(sound)
@@ -38,11 +47,33 @@ def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[A
         counts_samples=kind is not container.MP3,
     )
     check_header(info, limits)  # before the first block is allocated: it is as wide as the header says
-    if sound.frames == 0:  # as a recorder that was switched off leaves it: FFmpeg reads on to the end
-        raise soundfile.LibsndfileError(0, "no samples by its header: ")
+    if sound.frames == 0:
+        if kind is container.WAV and _holds_only_chunks(file):
+            raise DecodeError("empty", "the wav has no samples: its data chunk is empty, and others follow it")
+        raise NoSamples("it has no samples by its header")
     # soundfile seeks after every read, to where it is; in a damaged FLAC that fails after a read that was good.
     sound._info.seekable = 0
     return info, _blocks(sound)
+
+
+def _holds_only_chunks(file: BinaryIO) -> bool:
+    """Whether a WAV's data chunk says that it is empty, and is: what follows are chunks, to the end of the file."""
+    end = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    order: Literal["big", "little"] = "big" if file.read(_RIFF_BYTES)[:4] == b"RIFX" else "little"
+    position = _RIFF_BYTES
+    names: list[bytes] = []
+    while position < end and len(names) < MOST_CHUNKS:
+        file.seek(position)
+        head = file.read(_CHUNK_HEAD_BYTES)
+        if len(head) < _CHUNK_HEAD_BYTES or not all(0x20 <= byte < 0x7F for byte in head[:4]):
+            return False
+        size = int.from_bytes(head[4:], order)
+        if head[:4] == b"data" and size:
+            return False
+        names.append(head[:4])
+        position += _CHUNK_HEAD_BYTES + size + size % 2
+    return b"data" in names and names[-1] != b"data" and end <= position <= end + 1
 
 
 def _declared_frames(sound: soundfile.SoundFile) -> int | None:

@@ -10,7 +10,7 @@ from workers.decode_settings import DecodeSettings
 from workers.decoded import AudioInfo, Blocks, Damage, DecodeError, Holes
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
-from workers.libsndfile import open_sound
+from workers.libsndfile import NoSamples, open_sound
 from workers.rest import holds_more, tells_its_length
 from workers.tags import ape_bytes, id3_bytes, without_front, without_tail
 
@@ -48,6 +48,8 @@ def open_recording(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | Non
         return open_media(file, kind, settings.limits, settings.track, {})
     try:
         info, blocks = open_sound(file, kind, settings.limits)
+    except NoSamples as refusal:
+        return _second_opinion(file, kind, settings, str(refusal))
     except soundfile.LibsndfileError as refusal:
         return _second_opinion(file, kind, settings, refusal.error_string)
     return info, _read_on(file, kind, settings, info, blocks) if kind in _FRAMED else blocks

@@ -731,6 +731,30 @@ def test_a_wav_whose_recorder_never_filled_in_its_sizes_is_heard_whole(size):
     np.testing.assert_array_equal(found, pcm())
 
 
+INFO = chunk(b"LIST", b"INFOISFT\x0e\0\0\0Lavf60.16.100\0")
+
+
+@pytest.mark.parametrize("behind", [INFO, INFO + chunk(b"_PMX", b"<?xpacket?>" * 300)], ids=["LIST", "LIST and XMP"])
+def test_an_empty_wav_with_chunks_behind_its_samples_is_empty(behind):
+    error = refusal(riff(PCM_FMT, b"", behind=behind))
+    assert error.code == "empty"
+    assert "no samples" in error.message
+
+
+def test_an_empty_wav_says_that_it_has_no_samples():
+    error = refusal(riff(PCM_FMT, b""))
+    assert error.code == "empty"
+    assert "no samples by its header" in error.message
+    assert "Garbled" not in error.message
+
+
+def test_a_recorders_samples_that_resemble_a_chunk_are_heard():
+    samples = b"LIST" + pcm().tobytes()
+    np.testing.assert_array_equal(
+        heard(riff(PCM_FMT, samples, size=0, riff_size=0))[2], np.frombuffer(samples, np.int16)
+    )
+
+
 # Tracks
 
 
