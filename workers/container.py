@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from workers.mpeg_frames import LONGEST_FRAME_BYTES, is_mpeg_audio_header, starts_adts, starts_mpeg_audio
+from workers.other_files import name_other
 from workers.tags import id3_bytes
 
 HEAD_BYTES: Final = 4096  # enough for every signature below and for a codec name in the first Ogg page
@@ -74,6 +75,8 @@ def by_signature(head: bytes) -> Container | None:
         return AIFF
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return MP4
+    if head[:1] == b"\0" and head[4:8] in (b"pnot", b"uuid", b"styp", b"moof"):
+        return MP4
     for magic, container in _SIGNATURES.items():
         if head.startswith(magic):
             return container
@@ -136,24 +139,3 @@ def _has_packets(head: bytes, start: int, least: int) -> bool:
     packet = _MPEG_TS_PACKET + (_MPEG_TS_STAMP if start == _MPEG_TS_STAMP else 0)
     syncs = head[start::packet]
     return len(syncs) >= least and set(syncs[: max(least, 3)]) == {0x47}
-
-
-_OTHERS: Final[dict[bytes, str]] = {
-    b"PK\x03\x04": "a zip archive",
-    b"\x1f\x8b": "gzip: a .tar.gz of clips is read with source.tar",
-    b"PAR1": "Parquet: a column of audio is read with source.parquet",
-    b"#EXTM3U": "a playlist, which is never followed",
-    b"%PDF": "a PDF",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"<": "HTML or XML, as servers give instead of a missing file",
-    b"{": "JSON",
-}
-_TAR_MAGIC_AT: Final = 257
-
-
-def name_other(head: bytes) -> str | None:
-    """Say what `head` is the start of, where it is something well known that is no audio."""
-    if head[_TAR_MAGIC_AT:][:5] == b"ustar":
-        return "a tar archive: its members are read with source.tar"
-    return next((name for magic, name in _OTHERS.items() if head.lstrip().startswith(magic)), None)

@@ -1,30 +1,50 @@
-"""The boxes that an MP4 or QuickTime file consists of, as far as it takes to say what is missing."""
+"""Why FFmpeg reads nothing of an MP4: its boxes (ISO/IEC 14496-12, 4.2) say it, FFmpeg's errors do not."""
 
-import io
+import re
 import struct
 from typing import BinaryIO, Final
 
-_BOX: Final = struct.Struct(">I4s")  # size with this, type (ISO/IEC 14496-12, 4.2)
-_LARGE_SIZE: Final = struct.Struct(">Q")  # which follows where the size is 1
-_MOST_BOXES: Final = 100_000
-_INDEXES: Final = (b"moov", b"moof")
+MOST_BOXES: Final = 10_000  # looked at; a fragment of a stream has two
+MOST_INDEX_BYTES: Final = 16 << 20  # of the moov box
+_NO_INDEX: Final = (
+    "the index (moov) of the mp4 is missing: it was not downloaded or recorded to its end, or is a part of a stream"
+)
+_BRAND_AT: Final = 8
+_PICTURES: Final = (b"heic", b"heix", b"mif1", b"avif")
+_HEAD: Final = struct.Struct(">I4s")
+_LONG_SIZE: Final = struct.Struct(">Q")
+_PROTECTED: Final = re.compile(rb"stsd.{12}(drms|enca|aavd|encv)", re.DOTALL)
+"""The first sample entry of a track, behind version, flags, count and its own size: iTunes', CENC's, Audible's."""
 
 
-def has_index(file: BinaryIO) -> bool:
-    """Whether a file has a box that says where its samples are; recorders write it last, and downloads may miss it."""
-    end = file.seek(0, io.SEEK_END)
+def why_unreadable(file: BinaryIO) -> str | None:
+    """Say why nothing of an MP4 can be read; None where its boxes do not tell."""
+    index = _index(file)
+    if index is None:
+        file.seek(0)
+        brand = file.read(_BRAND_AT + 4)[_BRAND_AT:]
+        return "it is a picture" if brand in _PICTURES else _NO_INDEX
+    protected = _PROTECTED.search(index)
+    if protected is None:
+        return None
+    return f"the mp4 is encrypted ({protected[1].decode()}), and cannot be read without its key"
+
+
+def _index(file: BinaryIO) -> bytes | None:
+    """Return the content of the moov box, or its beginning; None where there is none."""
     position = 0
-    for _ in range(_MOST_BOXES):
+    for _ in range(MOST_BOXES):
         file.seek(position)
-        head = file.read(_BOX.size + _LARGE_SIZE.size)
-        if len(head) < _BOX.size:
-            return False
-        size, name = _BOX.unpack_from(head)
-        if name in _INDEXES:
-            return True
-        if size == 1 and len(head) == _BOX.size + _LARGE_SIZE.size:
-            [size] = _LARGE_SIZE.unpack_from(head, _BOX.size)
+        head = file.read(_HEAD.size + _LONG_SIZE.size)
+        if len(head) < _HEAD.size:
+            return None
+        size, name = _HEAD.unpack_from(head)
+        if name == b"moov":
+            file.seek(position + _HEAD.size)
+            return file.read(min(size, MOST_INDEX_BYTES))
+        if size == 1 and len(head) == _HEAD.size + _LONG_SIZE.size:
+            size = _LONG_SIZE.unpack_from(head, _HEAD.size)[0]
+        if size < _HEAD.size:  # 0: to the end of the file
+            return None
         position += size
-        if size < _BOX.size or position >= end:
-            return False
-    return True
+    return None

@@ -11,6 +11,8 @@ from workers.decoded import AudioInfo, Blocks, Damage, DecodeError, Holes
 from workers.ffmpeg import open_media
 from workers.headerless import RawAudio
 from workers.libsndfile import NoSamples, open_sound
+from workers.mp4_boxes import why_unreadable
+from workers.other_files import name_other
 from workers.rest import holds_more, tells_its_length
 from workers.tags import ape_bytes, id3_bytes, without_front, without_tail
 
@@ -36,16 +38,16 @@ def open_recording(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | Non
         return open_media(file, raw.container, settings.limits, settings.track, raw.demuxer_options)
     kind = kind or container.by_sync_word(head) or (container.MP3 if tag else container.by_frames(head))
     if kind is None:
-        other = container.name_other(head)
+        other = name_other(head)
         raise DecodeError(
             "not_audio",
-            f"no known audio or video format starts with the bytes {head[:8]!r}" + (f": {other}" if other else ""),
+            f"no known audio or video format starts with the bytes {head[:12]!r}" + (f": {other}" if other else ""),
         )
     file = without_front(file, tag)
     if kind in (container.MP3, container.AAC_ADTS):
         file = without_tail(file)  # FFmpeg would take its pictures for damaged frames
     if not kind.soundfile or (kind is container.MP3 and not _tells_its_length(file)):
-        return open_media(file, kind, settings.limits, settings.track, {})
+        return _open_media(file, kind, settings)
     try:
         info, blocks = open_sound(file, kind, settings.limits)
     except NoSamples as refusal:
@@ -53,6 +55,17 @@ def open_recording(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | Non
     except soundfile.LibsndfileError as refusal:
         return _second_opinion(file, kind, settings, refusal.error_string)
     return info, _read_on(file, kind, settings, info, blocks) if kind in _FRAMED else blocks
+
+
+def _open_media(file: BinaryIO, kind: Container, settings: DecodeSettings) -> tuple[AudioInfo, Blocks]:
+    """Open `file` with FFmpeg; where it reads nothing of an MP4, say why."""
+    try:
+        return open_media(file, kind, settings.limits, settings.track, {})
+    except DecodeError as error:
+        why = why_unreadable(file) if kind is container.MP4 and error.code == "unreadable" else None
+        if why is None:
+            raise
+        raise DecodeError(error.code, why) from None
 
 
 def _tells_its_length(file: BinaryIO) -> bool:

@@ -149,6 +149,15 @@ def test_what_is_not_audio_has_no_container(text):
     assert sniff(text) is None
 
 
+@pytest.mark.parametrize("box", [b"ftyp", b"mdat", b"pnot", b"uuid", b"styp", b"moof"])
+def test_an_mp4_may_begin_with_any_of_its_boxes(box):
+    assert sniff(b"\0\0\0\x18" + box + bytes(16)) == container.MP4
+
+
+def test_a_table_with_a_column_uuid_is_no_mp4():
+    assert sniff(b"row,uuid,name\n1,2,3\n") is None
+
+
 def test_a_video_under_an_mp3_name_is_an_mp4(tmp_path):
     misnamed = tmp_path / "song.mp3"
     misnamed.write_bytes((CORPUS / "en/vm-newuser.mp4").read_bytes())

@@ -1017,6 +1017,48 @@ def test_what_tells_its_length_is_read_once(name, behind, monkeypatch):
     assert len(heard(content + behind)[2]) == LENGTH
 
 
+def m4a(sample_entry=b"mp4a", first=b""):
+    """An M4A whose index is at its end, before which `first` stands."""
+    content = muxed("ipod", "aac", 44_100, 64_000)
+    samples = content.index(b"mdat") - 4
+    offsets = content.index(b"stco") + 12
+    told = struct.unpack_from(">I", content, offsets)[0]
+    assert told == samples + 8
+    content = content[:offsets] + struct.pack(">I", told + len(first)) + content[offsets + 4 :]
+    return first + content.replace(b"mp4a", sample_entry)
+
+
+@pytest.mark.parametrize("box", [b"pnot", b"uuid", b"styp"])
+def test_an_mp4_that_begins_with_another_box_is_heard(box):
+    _, ending, found = heard(m4a(first=struct.pack(">I4s", 24, box) + bytes(16)))
+    assert ending.damage is None
+    assert delay_and_likeness(found)[1] > 0.99
+
+
+@pytest.mark.parametrize("entry", [b"drms", b"enca", b"aavd"])
+def test_an_encrypted_mp4_is_refused_as_such(entry):
+    content = bytearray(m4a(entry))
+    samples, index = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    content[samples:index] = np.random.default_rng(1).bytes(index - samples)
+    error = refusal(bytes(content))
+    assert error.code == "unreadable"
+    assert "encrypted" in error.message
+    assert entry.decode() in error.message
+
+
+def test_an_mp4_without_its_index_is_refused_as_such():
+    content = m4a()
+    fragments = muxed("mp4", "aac", RATE, 64_000, options={"movflags": "frag_keyframe+empty_moov"})
+    for part in (content[: content.index(b"moov") - 4], fragments[fragments.index(b"moof") - 4 :]):
+        error = refusal(part)
+        assert error.code == "unreadable"
+        assert "index (moov)" in error.message
+
+
+def test_a_picture_in_an_mp4s_boxes_is_called_one():
+    assert "picture" in refusal(struct.pack(">I4s4sI4s", 24, b"ftyp", b"heic", 0, b"mif1") + bytes(500)).message
+
+
 @pytest.mark.parametrize("name", ["MP3 without its length", "AAC in ADTS"])
 @pytest.mark.parametrize("before", [b"", bytes(512)], ids=["in a frame", "behind zeros"])
 def test_a_stream_cut_in_the_middle_of_a_frame_is_heard(name, before):
