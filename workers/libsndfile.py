@@ -1,4 +1,4 @@
-"""Reading with libsndfile: WAV, W64, AIFF, AU, CAF, FLAC and MP3, at the speed of its own codecs."""
+"""Reading with libsndfile: WAV, W64, AIFF, AU, CAF, NIST SPHERE, FLAC and MP3, at the speed of its own codecs."""
 
 import io
 import re
@@ -11,6 +11,7 @@ from workers import container
 from workers.container import Container
 from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Blocks, Damage, DecodeError, check_header
+from workers.sphere import sphere_compression, sphere_samples
 
 MOST_CHUNKS: Final = 64  # of a WAV; a sane file has some
 UNKNOWN_LENGTH_BYTES: Final = 0x7FFF_0000  # who writes to a pipe leaves a length near 2 or 4 GiB in the header
@@ -33,10 +34,11 @@ def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[A
     Raises:
         soundfile.LibsndfileError: libsndfile does not open it.
         NoSamples: its header says that it has none.
-        DecodeError: it has no samples indeed, or a limit is passed by what the header says.
+        DecodeError: it has no samples indeed, or nobody reads them, or a limit is passed by what the header says.
     """
+    sphere = _plain_sphere(file) if kind is container.NIST else None
     sound = soundfile.SoundFile(file)
-    frames = _declared_frames(sound)
+    frames = sphere or _declared_frames(sound)
     info = AudioInfo(
         container=kind.name,
         codec=_CODECS.get(sound.subtype.lower(), sound.subtype.lower()),
@@ -54,6 +56,15 @@ def open_sound(file: BinaryIO, kind: Container, limits: DecodeLimits) -> tuple[A
     # soundfile seeks after every read, to where it is; in a damaged FLAC that fails after a read that was good.
     sound._info.seekable = 0
     return info, _blocks(sound)
+
+
+def _plain_sphere(file: BinaryIO) -> int | None:
+    """Return how many samples a NIST SPHERE declares, which may be None; raise DecodeError where it is compressed."""
+    if compression := sphere_compression(file):
+        raise DecodeError(
+            "unreadable", f"the samples of the nist are compressed with {compression}: unpack it, as with sph2pipe -p"
+        )
+    return sphere_samples(file)
 
 
 def _holds_only_chunks(file: BinaryIO) -> bool:

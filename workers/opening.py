@@ -41,7 +41,7 @@ def open_recording(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | Non
         other = name_other(head)
         raise DecodeError(
             "not_audio",
-            f"no known audio or video format starts with the bytes {head[:12]!r}" + (f": {other}" if other else ""),
+            f"no known audio or video format starts with the bytes {head[:8]!r}" + (f": {other}" if other else ""),
         )
     file = without_front(file, tag)
     if kind in (container.MP3, container.AAC_ADTS):

@@ -44,6 +44,7 @@ SOUNDFILE = {
     "flac": ("FLAC", "PCM_16", 2),
     "mp3": ("MP3", "MPEG_LAYER_III", 1),
     "ogg-vorbis": ("OGG", "VORBIS", 1),
+    "nist": ("NIST", "PCM_16", 1),
 }
 FFMPEG = {
     "ogg-opus": ("ogg", "libopus", 1),

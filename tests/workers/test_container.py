@@ -71,7 +71,7 @@ def test_what_a_muxer_writes_is_told_from_every_other(muxer, codec, expected):
 
 def test_every_demuxer_we_pin_is_one_that_ffmpeg_has():
     kinds = [value for value in vars(container).values() if isinstance(value, container.Container)]
-    assert len(kinds) == 21
+    assert len(kinds) == 22
     for kind in kinds:
         assert av.ContainerFormat(kind.demuxer, "r").is_input
 
@@ -164,7 +164,7 @@ def test_a_video_under_an_mp3_name_is_an_mp4(tmp_path):
     assert sniff(head_of(misnamed)) == container.MP4
 
 
-@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "AIFF", "FLAC", "AU", "CAF", "W64", "MP3"])
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX", "RF64", "AIFF", "FLAC", "AU", "CAF", "W64", "NIST", "MP3"])
 def test_what_is_said_to_be_libsndfiles_opens_with_it(kind):
     file = io.BytesIO()
     soundfile.write(file, np.zeros(RATE), RATE, format=kind)

@@ -249,6 +249,13 @@ def rf64(data: bytes, form=b"RF64") -> bytes:
     return riff(PCM_FMT, data, form, chunk(b"ds64", sizes), size=UNTOLD, riff_size=UNTOLD)
 
 
+def sphere(data: bytes, coding="pcm") -> bytes:
+    """A NIST SPHERE file of big-endian samples, as the LDC's corpora are."""
+    fields = [f"sample_count -i {LENGTH}", "sample_n_bytes -i 2", "channel_count -i 1", "sample_byte_format -s2 10"]
+    fields += [f"sample_rate -i {RATE}", f"sample_coding -s{len(coding)} {coding}", "end_head", ""]
+    return "\n".join(["NIST_1A", "   1024", *fields]).encode().ljust(1024) + data
+
+
 # Cases
 
 
@@ -307,6 +314,7 @@ LOSSLESS = [
             ("AIFF", "aiff"),
             ("AU", "au"),
             ("CAF", "caf"),
+            ("NIST", "nist"),
         ]
         for subtype, bits in [("PCM_16", 16), ("PCM_24", 24), ("PCM_32", 32)]
     ),
@@ -373,6 +381,7 @@ LOSSLESS = [
         "pcm_16",
     ),
     Lossless("half a sample at the end", lambda: riff(PCM_FMT, pcm().tobytes() + b"\x55"), "wav", "pcm_16"),
+    Lossless("NIST SPHERE as the LDC has it", lambda: sphere(pcm().astype(">i2").tobytes()), "nist", "pcm_16"),
     Lossless("FLAC behind a tag", lambda: id3_tag(bytes(500)) + written(pcm(), RATE, "FLAC"), "flac", "pcm_16"),
     Lossless("WAV behind a tag", lambda: id3_tag(bytes(40_000)) + written(pcm(), RATE, "WAV"), "wav", "pcm_16"),
     Lossless("WAV behind a short tag", lambda: id3_tag(bytes(2000)) + written(pcm(), RATE, "WAV"), "wav", "pcm_16"),
@@ -386,7 +395,14 @@ LOSSLESS = [
 LOSSY = [
     *(
         Lossy(f"{kind} {subtype}", lambda k=kind, s=subtype: written(pcm(), RATE, k, s), container, subtype.lower())
-        for kind, container in [("WAV", "wav"), ("W64", "w64"), ("AIFF", "aiff"), ("AU", "au"), ("CAF", "caf")]
+        for kind, container in [
+            ("WAV", "wav"),
+            ("W64", "w64"),
+            ("AIFF", "aiff"),
+            ("AU", "au"),
+            ("CAF", "caf"),
+            ("NIST", "nist"),
+        ]
         for subtype in ("ULAW", "ALAW")
     ),
     Lossy("WAV IMA_ADPCM", lambda: written(pcm(), RATE, "WAV", "IMA_ADPCM"), "wav", "ima_adpcm", frame=1017),
@@ -701,7 +717,7 @@ def test_a_variable_mp3_that_tells_no_length_is_heard_to_the_end(louder_first):
 TELLING = {
     **{
         kind: lambda kind=kind: written(pcm(), RATE, kind)
-        for kind in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")
+        for kind in ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC")
     },
     "RF64 by hand": lambda: rf64(pcm().tobytes()),
     "ALAC in CAF": lambda: written(pcm(), RATE, "CAF", "ALAC_16"),
@@ -1053,6 +1069,14 @@ def test_an_mp4_without_its_index_is_refused_as_such():
         error = refusal(part)
         assert error.code == "unreadable"
         assert "index (moov)" in error.message
+
+
+@pytest.mark.parametrize("coding", ["pcm,embedded-shorten-v2.00", "ulaw,embedded-wavpack-v1.0"])
+def test_a_compressed_sphere_is_refused_with_what_unpacks_it(coding):
+    error = refusal(sphere(b"ajkg\x02" + bytes(30_000), coding))
+    assert error.code == "unreadable"
+    assert "sph2pipe" in error.message
+    assert coding.split("-")[1] in error.message
 
 
 def test_a_picture_in_an_mp4s_boxes_is_called_one():
