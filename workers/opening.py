@@ -13,7 +13,7 @@ from workers.headerless import RawAudio
 from workers.libsndfile import NoSamples, open_sound
 from workers.mp4_boxes import why_unreadable
 from workers.other_files import name_other
-from workers.rest import holds_more, tells_its_length
+from workers.rest import holds_more, tells_its_length, without_seams
 from workers.tags import ape_bytes, id3_bytes, without_front, without_tail
 
 MOST_TAGS: Final = 4  # one behind the other; a sane file has one
@@ -46,7 +46,10 @@ def open_recording(file: BinaryIO, settings: DecodeSettings, raw: RawAudio | Non
     file = without_front(file, tag)
     if kind in (container.MP3, container.AAC_ADTS):
         file = without_tail(file)  # FFmpeg would take its pictures for damaged frames
-    if not kind.soundfile or (kind is container.MP3 and not _tells_its_length(file)):
+    if kind is container.MP3 and not tells_its_length(file):
+        return _open_media(without_seams(file), kind, settings)
+    file.seek(0)
+    if not kind.soundfile:
         return _open_media(file, kind, settings)
     try:
         info, blocks = open_sound(file, kind, settings.limits)
@@ -66,13 +69,6 @@ def _open_media(file: BinaryIO, kind: Container, settings: DecodeSettings) -> tu
         if why is None:
             raise
         raise DecodeError(error.code, why) from None
-
-
-def _tells_its_length(file: BinaryIO) -> bool:
-    try:
-        return tells_its_length(file)
-    finally:
-        file.seek(0)
 
 
 def _head(file: BinaryIO) -> tuple[bytes, int]:

@@ -1,5 +1,6 @@
 """What an MP3 or FLAC still holds where its header says that it ends: another file joined to it, or a stale count."""
 
+import io
 import re
 import struct
 from typing import BinaryIO, Final
@@ -7,14 +8,17 @@ from typing import BinaryIO, Final
 from workers import container
 from workers.container import Container
 from workers.mpeg_frames import starts_mpeg_audio
-from workers.tags import id3_bytes
+from workers.parts import parts_of
+from workers.tags import id3_bytes, tag_bytes
 
-XING_WITHIN: Final = 4096  # bytes of an MP3's first frame, and more
+FIRST_FRAME_WITHIN: Final = 4096  # bytes of an MP3's first frame, and more
 XING_HAS_FRAMES, XING_HAS_BYTES = 1, 2
 SEARCHED_BYTES: Final = 1 << 20  # of what is no audio at a seam; tags tell their length, and do not count
 MOST_TAGS: Final = 4  # at one seam
+MOST_JOINED: Final = 1000  # whose seams are looked for
 FLAC_READS_AHEAD: Final = 16 << 10  # bytes, twice libFLAC's buffer
 
+_XING: Final = re.compile(rb"(?:Xing|Info)(.{12})", re.DOTALL)  # flags, frames, bytes
 _MPEG_SYNC_OR_TAG: Final = re.compile(rb"ID3[\x02-\x04]|\xff[\xe2-\xf7\xfa-\xff][\x10-\xef]")
 _FLAC_SYNC: Final = re.compile(rb"\xff[\xf8\xf9]")
 
@@ -26,14 +30,28 @@ def tells_its_length(file: BinaryIO) -> bool:
     files were joined, it stops there too.
     """
     file.seek(0)
-    head = file.read(XING_WITHIN)
-    found = next((at for tag in (b"Xing", b"Info") if (at := head.find(tag)) >= 0), -1)
-    if found < 0:
-        return b"VBRI" in head
-    flags, *rest = struct.unpack_from(">III", head[found + 4 : found + 16].ljust(12, b"\0"))
+    head = file.read(FIRST_FRAME_WITHIN)
+    flags, n_bytes = _counts(head)
     if not flags & XING_HAS_FRAMES:
-        return False
-    return not flags & XING_HAS_BYTES or not _mpeg_frames_follow(file, rest[1])
+        return b"VBRI" in head and not flags
+    return not flags & XING_HAS_BYTES or not _mpeg_frames_follow(file, n_bytes)
+
+
+def without_seams(file: BinaryIO) -> BinaryIO:
+    """Return MP3s that were joined with their tags as one without those between them: they would be heard as damage.
+
+    Each ends where its first frame says; behind one that does not say it nothing is left out.
+    """
+    size = file.seek(0, io.SEEK_END)
+    spans: list[tuple[int, int]] = []
+    begin = 0
+    while len(spans) < MOST_JOINED and (told := _told(file, begin)) is not None and 0 < told < size - begin:
+        spans.append((begin, begin + told))
+        begin = _behind_tags(file, begin + told)
+    if begin < size:
+        spans.append((begin, size))
+    file.seek(0)
+    return parts_of(file, spans) if len(spans) > 1 else file
 
 
 def holds_more(file: BinaryIO, kind: Container) -> bool:
@@ -44,6 +62,30 @@ def holds_more(file: BinaryIO, kind: Container) -> bool:
     file.seek(max(0, position - FLAC_READS_AHEAD))
     before = file.read(position - file.tell())
     return b"fLaC" in before[1:] or _FLAC_SYNC.search(file.read(SEARCHED_BYTES)) is not None
+
+
+def _counts(head: bytes) -> tuple[int, int]:
+    """Return the flags of a Xing or Info frame, 0 for none, and what it says is the length in bytes from its start."""
+    found = _XING.search(head)
+    flags, _, n_bytes = struct.unpack(">III", found[1]) if found else (0, 0, 0)
+    return flags, n_bytes
+
+
+def _told(file: BinaryIO, begin: int) -> int | None:
+    """Return how long the MP3 that begins there says it is, in bytes."""
+    file.seek(begin)
+    flags, n_bytes = _counts(file.read(FIRST_FRAME_WITHIN))
+    return n_bytes if flags & XING_HAS_BYTES and flags & XING_HAS_FRAMES else None
+
+
+def _behind_tags(file: BinaryIO, position: int) -> int:
+    for _ in range(MOST_TAGS):
+        file.seek(position)
+        n_bytes = tag_bytes(file.read(container.HEAD_BYTES))
+        if not n_bytes:
+            break
+        position += n_bytes
+    return position
 
 
 def _mpeg_frames_follow(file: BinaryIO, position: int) -> bool:

@@ -2,7 +2,9 @@
 
 import io
 import struct
-from typing import Any, BinaryIO, Final, cast
+from typing import BinaryIO, Final
+
+from workers.parts import parts_of
 
 _ID3_HEADER_BYTES: Final = 10
 _HAS_FOOTER: Final = 1 << 4  # of an ID3v2 header's flags: as long as the header, and not counted
@@ -23,6 +25,11 @@ def id3_bytes(head: bytes) -> int:
     return _ID3_HEADER_BYTES + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + footer
 
 
+def tag_bytes(head: bytes) -> int:
+    """Return how long the tag of any kind at the start of `head` is, 0 where there is none."""
+    return id3_bytes(head) or ape_bytes(head) or (_ID3V1_BYTES if head[:3] == b"TAG" else 0)
+
+
 def ape_bytes(head: bytes) -> int:
     """Return how long the APEv2 tag at the start of `head` is, 0 where there is none."""
     if len(head) < _APE_FOOTER.size:
@@ -38,7 +45,7 @@ def without_front(file: BinaryIO, n_bytes: int) -> BinaryIO:
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    return _part(file, n_bytes, size) if 0 < n_bytes < size else file
+    return parts_of(file, [(n_bytes, size)]) if 0 < n_bytes < size else file
 
 
 def tag_bytes(head: bytes) -> int:
@@ -70,7 +77,7 @@ def without_tail(file: BinaryIO) -> BinaryIO:
     footer = tail[len(tail) - behind - _APE_FOOTER.size : len(tail) - behind]
     end = _end_before(file, size - behind, footer) if len(footer) == _APE_FOOTER.size else None
     file.seek(0)
-    return file if end is None else _part(file, 0, end)
+    return file if end is None else parts_of(file, [(0, end)])
 
 
 def _end_before(file: BinaryIO, size: int, footer: bytes) -> int | None:
@@ -81,33 +88,3 @@ def _end_before(file: BinaryIO, size: int, footer: bytes) -> int | None:
         return None
     file.seek(begin)
     return begin if file.read(len(_APE_MAGIC)) == _APE_MAGIC else None
-
-
-def _part(file: BinaryIO, begin: int, end: int) -> BinaryIO:
-    part = cast(BinaryIO, io.BufferedReader(_Part(file, begin, end)))
-    part.seek(0)
-    return part
-
-
-class _Part(io.RawIOBase):
-    """The bytes of a file from `begin` to `end`."""
-
-    def __init__(self, file: BinaryIO, begin: int, end: int) -> None:
-        self._file, self._begin, self._end = file, begin, end
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: self._begin, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self._end}[whence]
-        if start + offset < self._begin:
-            raise OSError(f"seeking to {start + offset - self._begin}, before the start")
-        return self._file.seek(start + offset) - self._begin
-
-    def readinto(self, room: Any) -> int:
-        content = self._file.read(max(0, min(len(room), self._end - self._file.tell())))
-        room[: len(content)] = content
-        return len(content)
