@@ -48,6 +48,7 @@ CAF: Final = Container("caf", "caf", soundfile=True)
 AU: Final = Container("au", "au", soundfile=True)
 W64: Final = Container("w64", "w64", soundfile=True)
 NIST: Final = Container("nist", "nistsphere", soundfile=True)
+VOC: Final = Container("voc", "voc")
 WAVPACK: Final = Container("wv", "wv")
 TTA: Final = Container("tta", "tta")
 APE: Final = Container("ape", "ape")
@@ -96,6 +97,7 @@ _SIGNATURES: Final[dict[bytes, Container]] = {
     b"dns.": AU,
     b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00": W64,  # Sony's GUID for riff
     b"NIST_1A\n": NIST,
+    b"Creative Voice File\x1a": VOC,
     b"wvpk": WAVPACK,
     b"TTA1": TTA,
     b"MAC ": APE,

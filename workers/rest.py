@@ -13,7 +13,7 @@ from workers.tags import id3_bytes, tag_bytes
 
 FIRST_FRAME_WITHIN: Final = 4096  # bytes of an MP3's first frame, and more
 XING_HAS_FRAMES, XING_HAS_BYTES = 1, 2
-SEARCHED_BYTES: Final = 1 << 20  # of what is no audio at a seam; tags tell their length, and do not count
+SEARCHED_BYTES: Final = 256 << 10  # of what is no audio at a seam; tags tell their length, and do not count
 MOST_TAGS: Final = 4  # at one seam
 MOST_JOINED: Final = 1000  # whose seams are looked for
 FLAC_READS_AHEAD: Final = 16 << 10  # bytes, twice libFLAC's buffer

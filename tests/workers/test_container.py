@@ -63,6 +63,7 @@ def test_every_demo_clip_is_told_by_its_magic(clip):
         ("mpegts", "aac", container.MPEG_TS),
         ("caf", "pcm_s16le", container.CAF),
         ("au", "pcm_s16be", container.AU),
+        ("voc", "pcm_s16le", container.VOC),
     ],
 )
 def test_what_a_muxer_writes_is_told_from_every_other(muxer, codec, expected):
@@ -71,7 +72,7 @@ def test_what_a_muxer_writes_is_told_from_every_other(muxer, codec, expected):
 
 def test_every_demuxer_we_pin_is_one_that_ffmpeg_has():
     kinds = [value for value in vars(container).values() if isinstance(value, container.Container)]
-    assert len(kinds) == 22
+    assert len(kinds) == 23
     for kind in kinds:
         assert av.ContainerFormat(kind.demuxer, "r").is_input
 

@@ -382,6 +382,7 @@ LOSSLESS = [
     ),
     Lossless("half a sample at the end", lambda: riff(PCM_FMT, pcm().tobytes() + b"\x55"), "wav", "pcm_16"),
     Lossless("NIST SPHERE as the LDC has it", lambda: sphere(pcm().astype(">i2").tobytes()), "nist", "pcm_16"),
+    Lossless("Creative VOC", lambda: muxed("voc", "pcm_s16le"), "voc", "pcm_s16le"),
     Lossless("FLAC behind a tag", lambda: id3_tag(bytes(500)) + written(pcm(), RATE, "FLAC"), "flac", "pcm_16"),
     Lossless("WAV behind a tag", lambda: id3_tag(bytes(40_000)) + written(pcm(), RATE, "WAV"), "wav", "pcm_16"),
     Lossless("WAV behind a short tag", lambda: id3_tag(bytes(2000)) + written(pcm(), RATE, "WAV"), "wav", "pcm_16"),
