@@ -7,7 +7,13 @@ that FFmpeg's own probing never chooses a playlist or another format that opens 
 from dataclasses import dataclass
 from typing import Final
 
-from workers.mpeg_frames import LONGEST_FRAME_BYTES, is_mpeg_audio_header, starts_adts, starts_mpeg_audio
+from workers.mpeg_frames import (
+    LONGEST_FRAME_BYTES,
+    is_mpeg_audio_header,
+    starts_adts,
+    starts_loas,
+    starts_mpeg_audio,
+)
 from workers.other_files import name_other
 from workers.tags import id3_bytes
 
@@ -37,6 +43,7 @@ OGG: Final = Container("ogg", "ogg")
 MP4: Final = Container("mp4", "mov")
 MATROSKA: Final = Container("matroska", "matroska")
 AAC_ADTS: Final = Container("aac", "aac")
+AAC_LOAS: Final = Container("loas", "loas")
 FLV: Final = Container("flv", "flv")
 AVI: Final = Container("avi", "avi")
 ASF: Final = Container("asf", "asf")
@@ -109,6 +116,8 @@ def by_sync_word(head: bytes) -> Container | None:
     """Return the container whose frames `head` seems to start with: two bytes or so, which noise may have too."""
     if _has_packets(head, 0, 2) or _has_packets(head, _MPEG_TS_STAMP, 2):
         return MPEG_TS
+    if starts_loas(head, 0):
+        return AAC_LOAS
     if head[:2] == b"\x0b\x77":
         return AC3
     if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:  # ADTS: layer bits are zero

@@ -1,4 +1,4 @@
-"""Frames of MPEG audio and of ADTS: streams without a container, which may begin anywhere."""
+"""Frames of MPEG audio, of ADTS and of LOAS: streams without a container, which may begin anywhere."""
 
 from collections.abc import Callable
 from typing import Final
@@ -6,6 +6,7 @@ from typing import Final
 _FRAMES: Final = 3  # one behind the other, that are no accident
 LONGEST_FRAME_BYTES: Final = 1728  # of MPEG audio (layer II, 384 kbit/s, 32 kHz); ADTS frames are hardly ever longer
 _HEADER_BYTES: Final = 7  # of an ADTS frame; MPEG audio has four
+_LOAS_HEADER_BYTES: Final = 3
 
 
 def is_mpeg_audio_header(head: bytes) -> bool:
@@ -30,12 +31,17 @@ def starts_mpeg_audio(stream: bytes, start: int) -> bool:
     return _follow(stream, start, _mpeg_audio_bytes)
 
 
-def _follow(stream: bytes, start: int, length: Callable[[bytes], int]) -> bool:
+def starts_loas(stream: bytes, start: int) -> bool:
+    """Whether LOAS frames follow one another from `start` on."""
+    return _follow(stream, start, _loas_bytes, same_bytes=1)
+
+
+def _follow(stream: bytes, start: int, length: Callable[[bytes], int], same_bytes: int = 2) -> bool:
     """Whether _FRAMES frames of one kind begin at `start`, each where the one before it ends."""
-    kind = stream[start : start + 2]  # sync word, version, layer, checksum
+    kind = stream[start : start + same_bytes]  # sync word, version, layer, checksum
     for _ in range(_FRAMES):
         frame = stream[start : start + _HEADER_BYTES]
-        if len(frame) < _HEADER_BYTES or frame[:2] != kind or not (n_bytes := length(frame)):
+        if len(frame) < _HEADER_BYTES or frame[:same_bytes] != kind or not (n_bytes := length(frame)):
             return False
         start += n_bytes
     return True
@@ -47,6 +53,12 @@ def _adts_bytes(frame: bytes) -> int:
         return 0
     n_bytes = (frame[3] & 3) << 11 | frame[4] << 3 | frame[5] >> 5
     return n_bytes if n_bytes > _HEADER_BYTES else 0
+
+
+def _loas_bytes(frame: bytes) -> int:
+    """Return the length of a LOAS frame (ISO/IEC 14496-3, 1.7.2, AudioSyncStream); 0 where this is none."""
+    n_bytes = (frame[1] & 0x1F) << 8 | frame[2]
+    return _LOAS_HEADER_BYTES + n_bytes if frame[0] == 0x56 and frame[1] & 0xE0 == 0xE0 and n_bytes else 0
 
 
 def _mpeg_audio_bytes(frame: bytes) -> int:

@@ -65,6 +65,7 @@ FFMPEG = {
     "wavpack": ("wv", "wavpack", 1),
     "tta": ("tta", "tta", 1),
     "amr": ("amr", "libopencore_amrnb", 1),
+    "loas": ("latm", "aac", 1),
     "voc": ("voc", "pcm_s16le", 1),
 }
 RATES = {"amr": 8_000, "avi": 16_000, "ac3": 32_000}

@@ -57,6 +57,7 @@ def test_every_demo_clip_is_told_by_its_magic(clip):
         ("webm", "libopus", container.MATROSKA),
         ("ogg", "libopus", container.OGG),
         ("adts", "aac", container.AAC_ADTS),
+        ("latm", "aac", container.AAC_LOAS),
         ("flv", "aac", container.FLV),
         ("avi", "pcm_s16le", container.AVI),
         ("asf", "pcm_s16le", container.ASF),
@@ -72,7 +73,7 @@ def test_what_a_muxer_writes_is_told_from_every_other(muxer, codec, expected):
 
 def test_every_demuxer_we_pin_is_one_that_ffmpeg_has():
     kinds = [value for value in vars(container).values() if isinstance(value, container.Container)]
-    assert len(kinds) == 23
+    assert len(kinds) == 24
     for kind in kinds:
         assert av.ContainerFormat(kind.demuxer, "r").is_input
 
@@ -148,6 +149,12 @@ def test_riff_is_wave_avi_or_nothing_we_know():
 )
 def test_what_is_not_audio_has_no_container(text):
     assert sniff(text) is None
+
+
+def test_one_loas_sync_word_is_no_loas():
+    frames = muxed("latm", "aac")
+    assert sniff(frames[:4] + bytes(4092)) is None
+    assert sniff("Vénus".encode("latin-1") * 800) is None
 
 
 @pytest.mark.parametrize("box", [b"ftyp", b"mdat", b"pnot", b"uuid", b"styp", b"moof"])

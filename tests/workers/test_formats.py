@@ -451,6 +451,7 @@ LOSSY = [
         frame=1024,
         late=1024,
     ),
+    Lossy("AAC in LOAS", lambda: muxed("latm", "aac", 48_000, 64_000), "loas", "aac_latm", 48_000, frame=342, late=341),
     Lossy("AAC in M4A", lambda: muxed("ipod", "aac", RATE, 64_000), "mp4", "aac", frame=1024),
     Lossy("AAC in M4A at 44.1 kHz", lambda: muxed("ipod", "aac", 44_100, 64_000), "mp4", "aac", 44_100, 372),
     Lossy(
