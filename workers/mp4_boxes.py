@@ -1,5 +1,6 @@
 """Why FFmpeg reads nothing of an MP4: its boxes (ISO/IEC 14496-12, 4.2) say it, FFmpeg's errors do not."""
 
+import io
 import re
 import struct
 from typing import BinaryIO, Final
@@ -32,8 +33,10 @@ def why_unreadable(file: BinaryIO) -> str | None:
 
 def _index(file: BinaryIO) -> bytes | None:
     """Return the content of the moov box, or its beginning; None where there is none."""
-    position = 0
+    position, end = 0, file.seek(0, io.SEEK_END)
     for _ in range(MOST_BOXES):
+        if position >= end:
+            return None
         file.seek(position)
         head = file.read(_HEAD.size + _LONG_SIZE.size)
         if len(head) < _HEAD.size:

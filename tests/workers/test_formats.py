@@ -1065,7 +1065,8 @@ def test_an_encrypted_mp4_is_refused_as_such(entry):
 def test_an_mp4_without_its_index_is_refused_as_such():
     content = m4a()
     fragments = muxed("mp4", "aac", RATE, 64_000, options={"movflags": "frag_keyframe+empty_moov"})
-    for part in (content[: content.index(b"moov") - 4], fragments[fragments.index(b"moof") - 4 :]):
+    endless = struct.pack(">I4sI4s", 16, b"ftyp", 0, b"M4A ") + struct.pack(">I4sQ", 1, b"mdat", 2**64 - 1) + bytes(99)
+    for part in (content[: content.index(b"moov") - 4], fragments[fragments.index(b"moof") - 4 :], endless):
         error = refusal(part)
         assert error.code == "unreadable"
         assert "index (moov)" in error.message
