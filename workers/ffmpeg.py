@@ -18,7 +18,6 @@ from workers.container import Container
 from workers.decode_settings import DecodeLimits
 from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, DecodeError, check_header
 from workers.media_length import GUESSED_LENGTH, asf_seconds, caf_excess, declared_seconds, shared_length
-from workers.mp4_boxes import has_index
 from workers.packets import decoded_frames
 
 MOST_STRETCH: Final = 16  # times as many samples as a frame of another rate has
@@ -56,7 +55,7 @@ def open_media(
             metadata_errors="replace",
         )
     except (av.error.FFmpegError, ValueError, OSError) as error:
-        raise DecodeError("unreadable", f"not a readable {kind.name}: {_reason(file, kind, error)}") from None
+        raise DecodeError("unreadable", f"not a readable {kind.name}: {error}") from None
     stream = _chosen_track(source, kind, track)
     if stream.codec_context is None:
         raise DecodeError("unreadable", f"the {kind.name} names a codec of its audio track that FFmpeg does not know")
@@ -89,12 +88,6 @@ def open_media(
 
 def _refuse_nested_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError(f"the container asks to open {url!r}; only the object itself is read")
-
-
-def _reason(file: BinaryIO, kind: Container, error: Exception) -> str:
-    if kind is container.MP4 and not has_index(file):
-        return "its index (moov) is missing; it was not recorded or downloaded to its end"
-    return str(error)
 
 
 def _chosen_track(source: "av.container.InputContainer", kind: Container, wanted: int | str) -> "av.AudioStream":

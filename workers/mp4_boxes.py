@@ -1,12 +1,10 @@
 """Why FFmpeg reads nothing of an MP4: its boxes (ISO/IEC 14496-12, 4.2) say it, FFmpeg's errors do not."""
 
 import io
-import re
 import struct
 from typing import BinaryIO, Final
 
 MOST_BOXES: Final = 10_000  # looked at; a fragment of a stream has two
-MOST_INDEX_BYTES: Final = 16 << 20  # of the moov box
 _NO_INDEX: Final = (
     "the index (moov) of the mp4 is missing: it was not downloaded or recorded to its end, or is a part of a stream"
 )
@@ -14,40 +12,32 @@ _BRAND_AT: Final = 8
 _PICTURES: Final = (b"heic", b"heix", b"mif1", b"avif")
 _HEAD: Final = struct.Struct(">I4s")
 _LONG_SIZE: Final = struct.Struct(">Q")
-_PROTECTED: Final = re.compile(rb"stsd.{12}(drms|enca|aavd|encv)", re.DOTALL)
-"""The first sample entry of a track, behind version, flags, count and its own size: iTunes', CENC's, Audible's."""
 
 
 def why_unreadable(file: BinaryIO) -> str | None:
     """Say why nothing of an MP4 can be read; None where its boxes do not tell."""
-    index = _index(file)
-    if index is None:
-        file.seek(0)
-        brand = file.read(_BRAND_AT + 4)[_BRAND_AT:]
-        return "it is a picture" if brand in _PICTURES else _NO_INDEX
-    protected = _PROTECTED.search(index)
-    if protected is None:
+    if _has_index(file):
         return None
-    return f"the mp4 is encrypted ({protected[1].decode()}), and cannot be read without its key"
+    file.seek(0)
+    brand = file.read(_BRAND_AT + 4)[_BRAND_AT:]
+    return "it is a picture" if brand in _PICTURES else _NO_INDEX
 
 
-def _index(file: BinaryIO) -> bytes | None:
-    """Return the content of the moov box, or its beginning; None where there is none."""
+def _has_index(file: BinaryIO) -> bool:
     position, end = 0, file.seek(0, io.SEEK_END)
     for _ in range(MOST_BOXES):
         if position >= end:
-            return None
+            return False
         file.seek(position)
         head = file.read(_HEAD.size + _LONG_SIZE.size)
         if len(head) < _HEAD.size:
-            return None
+            return False
         size, name = _HEAD.unpack_from(head)
         if name == b"moov":
-            file.seek(position + _HEAD.size)
-            return file.read(min(size, MOST_INDEX_BYTES))
+            return True
         if size == 1 and len(head) == _HEAD.size + _LONG_SIZE.size:
             size = _LONG_SIZE.unpack_from(head, _HEAD.size)[0]
         if size < _HEAD.size:  # 0: to the end of the file
-            return None
+            return False
         position += size
-    return None
+    return False

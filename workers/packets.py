@@ -87,7 +87,7 @@ def _noted(
 
 
 class _TagsBetween:
-    """Tags between the frames of an MP3: where files were joined, and before each piece of a stream."""
+    """Tags between the frames of an MP3 that rest.without_seams knows nothing of, as before each piece of a stream."""
 
     def __init__(self) -> None:
         self._end = -_TAG_HEADS
@@ -96,13 +96,21 @@ class _TagsBetween:
         """Whether a packet lies in a tag, and is no frame."""
         if not packet.size or packet.pos is None:
             return False
-        if packet.pos >= self._end and (tags := tag_bytes(bytes(memoryview(packet)[:_TAG_HEADS]))):
+        if packet.pos >= self._end and (tags := _tags_at(bytes(memoryview(packet)[:_TAG_HEADS]))):
             self._end = packet.pos + tags
         return bool(packet.pos < self._end)
 
     def end_before(self, packet: "av.Packet") -> bool:
         """Whether a packet comes soon after a tag, in which the demuxer may have taken a picture for frames."""
         return packet.pos is not None and packet.pos < self._end + _TAG_HEADS
+
+
+def _tags_at(head: bytes) -> int:
+    """Return how long the tags are that `head` begins with, one behind the other, as far as it shows."""
+    length = 0
+    while more := tag_bytes(head[length:]):
+        length += more
+    return length
 
 
 def _decoder(stream: "av.AudioStream", first: "av.Packet") -> _Decode:

@@ -48,22 +48,6 @@ def without_front(file: BinaryIO, n_bytes: int) -> BinaryIO:
     return parts_of(file, [(n_bytes, size)]) if 0 < n_bytes < size else file
 
 
-def tag_bytes(head: bytes) -> int:
-    """Return how long the tags (ID3v1, ID3v2, APEv2) are that `head` begins with, as far as it shows; 0 without any."""
-    length = 0
-    while more := _one_tag(head[length:]):
-        length += more
-    return length
-
-
-def _one_tag(head: bytes) -> int:
-    if head[:3] == b"TAG":
-        return _ID3V1_BYTES
-    if head[: len(_APE_MAGIC)] == _APE_MAGIC and len(head) >= _APE_FOOTER.size:
-        return _APE_FOOTER.size + int(_APE_FOOTER.unpack_from(head)[2])
-    return id3_bytes(head)
-
-
 def without_tail(file: BinaryIO) -> BinaryIO:
     """Return an object without the APEv2 tag at its end, as a file at its start.
 

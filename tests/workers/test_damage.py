@@ -22,7 +22,6 @@ from test_formats import (
     mp3,
     muxed,
     pcm,
-    refusal,
     rounded,
     written,
 )
@@ -193,26 +192,11 @@ def test_a_recording_of_a_broadcast_is_as_long_as_it_is(codec):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("tag", [b"drms", b"enca", b"aavd"])
-def test_an_encrypted_track_is_told_as_one(tag):
-    content = muxed("ipod", "aac", 44_100, 64_000)
-    error = refusal(content.replace(b"mp4a", tag, 1))
-    assert error.code == "unreadable"
-    assert f"encrypted ({tag.decode()})" in error.message
-
-
 def test_a_codec_whose_name_is_no_text_is_heard():
     """AVI names AAC by the number 0xFF."""
     _, ending, found = heard(muxed("avi", "aac", 44_100, 96_000, picture="mpeg4"))
     assert ending.damage is None
     assert delay_and_likeness(found)[1] > 0.98
-
-
-def test_an_mp4_that_ends_before_its_index_says_so():
-    content = muxed("ipod", "aac", 44_100, 64_000)
-    index = content.index(b"moov") - 4
-    assert "index (moov) is missing" in refusal(content[:index]).message
-    assert "index" not in refusal(content[: index + 50] + bytes(2_000)).message
 
 
 @pytest.mark.parametrize("picture", [None, "wmv2"])
