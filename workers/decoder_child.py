@@ -22,7 +22,8 @@ from workers.decode_settings import DecodeLimits, DecodeSettings
 from workers.decoded import AudioInfo, DecodeError
 from workers.headerless import RawAudio
 
-ADDRESS_SPACE_BYTES: Final = 1 << 30  # three times what decoding any honest file takes
+ADDRESS_SPACE_BYTES: Final = 1 << 30  # three times what decoding an honest file takes that fits into memory
+MOST_ADDRESS_SPACE_BYTES: Final = 2 << 30  # with a long one: FFmpeg holds 32 bytes for every packet of a film
 OPEN_FILES: Final = 64
 PARENT_CHECK_SECONDS: Final = 5.0
 BUFFER_BYTES: Final = 1 << 20
@@ -70,7 +71,7 @@ def answer(request: frames.Request, settings: DecodeSettings, out: BinaryIO) -> 
     raw = RawAudio(**header["raw"]) if "raw" in header else None
     try:
         sink = _Sink(out, request.room)
-        with open(header["path"], "rb") if "path" in header else request.payload as file:
+        with _opened(header["path"]) if "path" in header else request.payload as file:
             ending = decode(file, settings, sink, raw)
         sink.tell()
         out.write(frames.pack(frames.ENDED, frames.fields_of(ending)))
@@ -81,8 +82,17 @@ def answer(request: frames.Request, settings: DecodeSettings, out: BinaryIO) -> 
     out.flush()
 
 
+def _opened(path: str) -> BinaryIO:
+    """Open a file that is too long for memory, and from now on allow what its index may take."""
+    file = open(path, "rb")  # noqa: SIM115 - the caller closes it
+    wanted = ADDRESS_SPACE_BYTES + os.fstat(file.fileno()).st_size // 2
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (max(before, min(wanted, most)), most))
+    return file
+
+
 def _limit_resources() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, ADDRESS_SPACE_BYTES))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES, MOST_ADDRESS_SPACE_BYTES))
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -336,12 +336,25 @@ def limit_of(pid, what):
 
 
 def test_our_child_runs_under_its_limits(decoder):
+    decoder.close()
     list(decoder.stream([Request(GOOD)]))
     pid = pid_of(decoder)
     assert limit_of(pid, resource.RLIMIT_FSIZE) == (0, 0)
     assert limit_of(pid, resource.RLIMIT_CORE) == (0, 0)
-    assert limit_of(pid, resource.RLIMIT_AS)[1] == 1 << 30
+    assert limit_of(pid, resource.RLIMIT_AS) == (1 << 30, 2 << 30)
     assert limit_of(pid, resource.RLIMIT_NOFILE)[1] == 64
+
+
+def test_our_child_has_more_room_for_the_index_of_a_long_film(decoder, tmp_path):
+    film = tmp_path / "film.flac"
+    film.write_bytes(GOOD)
+    with open(film, "r+b") as file:
+        file.truncate(400 << 20)  # of zeros that are not on the disk
+    list(decoder.stream([Request(b"", str(film), 400 << 20)]))
+    assert limit_of(pid_of(decoder), resource.RLIMIT_AS) == ((1 << 30) + (200 << 20), 2 << 30)
+    film.write_bytes(GOOD)
+    assert list(decoder.stream([Request(b"", str(film), len(GOOD))]))[-1] == Ending(0.4255, None)
+    assert limit_of(pid_of(decoder), resource.RLIMIT_AS) == ((1 << 30) + (200 << 20), 2 << 30)
 
 
 def test_our_child_has_no_credentials(decoder, monkeypatch):
