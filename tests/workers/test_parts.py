@@ -40,5 +40,5 @@ def test_parts_of_a_file_read_as_if_nothing_were_between_them(whole, spans):
 
 
 def test_nothing_is_before_the_start(whole):
-    with pytest.raises((OSError, ValueError), match="before the start|negative seek"):
+    with pytest.raises((OSError, ValueError), match=r"before the start|negative seek"):
         parts_of(whole, [(10, 20)]).seek(-1)
