@@ -20,7 +20,8 @@ from workers.decoded import BLOCK_FRAMES, AudioInfo, Block, Blocks, Damage, Deco
 from workers.media_length import GUESSED_LENGTH, asf_seconds, caf_excess, declared_seconds, shared_length
 from workers.packets import decoded_frames
 
-MOST_STRETCH: Final = 16  # times as many samples as a frame of another rate has
+MOST_STRETCH: Final = 16  # between two rates of a stream: beyond, frames become as long as they like, and so do filters
+MOST_RATE_CHANGES: Final = 256  # in a stream: each makes a filter, which takes milliseconds
 _ENCRYPTED: Final = frozenset({"drms", "enca", "aavd"})
 """What MP4 calls tracks of which only the key's owner knows the samples: FairPlay, Common Encryption, Audible."""
 
@@ -152,6 +153,7 @@ def _at_one_rate(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> "Iterat
     """Yield frames at `sample_rate`: where that changes, as between an advertisement and a show, FFmpeg resamples."""
     resampler: av.AudioResampler | None = None
     resampled: tuple[int, str, str] | None = None
+    changes = 0
     try:
         for frame in frames:
             form = None
@@ -160,6 +162,9 @@ def _at_one_rate(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> "Iterat
             if form != resampled:
                 if resampler is not None:
                     yield from resampler.resample(None)
+                changes += 1
+                if changes > MOST_RATE_CHANGES:
+                    raise Damage("the sampling rate changes again and again")
                 resampler, resampled = form and _resampler(frame, sample_rate), form
             if resampler is None:
                 yield frame
@@ -175,7 +180,7 @@ def _at_one_rate(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> "Iterat
 
 
 def _resampler(frame: "av.AudioFrame", sample_rate: int) -> "av.AudioResampler":
-    if frame.sample_rate * MOST_STRETCH < sample_rate:  # a frame would become as many seconds as it likes
+    if max(frame.sample_rate, sample_rate) > MOST_STRETCH * min(frame.sample_rate, sample_rate):
         raise Damage(f"the sampling rate changes from {sample_rate} to {frame.sample_rate} Hz")
     return av.AudioResampler(frame.format, frame.layout, sample_rate)
 

@@ -33,7 +33,7 @@ def decoded_frames(
     good = broken = last_broken = 0
     reason = ""
     decode: _Decode | None = None
-    tags = _TagsBetween() if kind is container.MP3 else None
+    tags = _TagsBetween(source.size) if kind is container.MP3 else None
     try:
         for packet in _packets(source, stream, shared):
             if tags is not None and tags.cover(packet):
@@ -42,6 +42,8 @@ def decoded_frames(
             try:
                 for frame in decode(packet):
                     good += 1
+                    if kind is container.MP3:  # FFmpeg gives the first frame at another rate the old one
+                        frame.sample_rate = stream.codec_context.sample_rate
                     yield frame
             except av.error.FFmpegError as error:  # of damaged packets decoders say many things
                 if tags is not None and tags.end_before(packet):
@@ -89,15 +91,17 @@ def _noted(
 class _TagsBetween:
     """Tags between the frames of an MP3 that rest.without_seams knows nothing of, as before each piece of a stream."""
 
-    def __init__(self) -> None:
-        self._end = -_TAG_HEADS
+    def __init__(self, size: int) -> None:
+        """Take how long the object is: what says that it goes on behind that is no tag."""
+        self._end, self._size = -_TAG_HEADS, size
 
     def cover(self, packet: "av.Packet") -> bool:
         """Whether a packet lies in a tag, and is no frame."""
         if not packet.size or packet.pos is None:
             return False
-        if packet.pos >= self._end and (tags := _tags_at(bytes(memoryview(packet)[:_TAG_HEADS]))):
-            self._end = packet.pos + tags
+        if packet.pos >= self._end:
+            tags = _tags_at(bytes(memoryview(packet)[:_TAG_HEADS]), self._size - packet.pos)
+            self._end = packet.pos + tags if tags else self._end
         return bool(packet.pos < self._end)
 
     def end_before(self, packet: "av.Packet") -> bool:
@@ -105,10 +109,10 @@ class _TagsBetween:
         return packet.pos is not None and packet.pos < self._end + _TAG_HEADS
 
 
-def _tags_at(head: bytes) -> int:
-    """Return how long the tags are that `head` begins with, one behind the other, as far as it shows."""
+def _tags_at(head: bytes, most: int) -> int:
+    """Return how long the tags are that `head` begins with, one behind the other, as far as it shows; `most` fit."""
     length = 0
-    while more := tag_bytes(head[length:]):
+    while (more := tag_bytes(head[length:])) and length + more <= most:
         length += more
     return length
 
@@ -130,5 +134,4 @@ def _other_decoder(stream: "av.AudioStream", name: str) -> _Decode:
     """Return FFmpeg's decoder of this name, for a stream for which it takes another by itself."""
     own, other = stream.codec_context, av.CodecContext.create(name, "r")
     other.extradata = own.extradata
-    other.sample_rate, other.layout = own.sample_rate, own.layout
     return lambda packet: other.decode(packet if packet.size else None)

@@ -7,6 +7,7 @@ from typing import BinaryIO, Final
 
 from workers import container
 from workers.container import Container
+from workers.flac_frames import starts_flac_frame
 from workers.mpeg_frames import starts_mpeg_audio
 from workers.parts import parts_of
 from workers.tags import id3_bytes, tag_bytes
@@ -47,7 +48,7 @@ def without_seams(file: BinaryIO) -> BinaryIO:
     begin = 0
     while len(spans) < MOST_JOINED and (told := _told(file, begin)) is not None and 0 < told < size - begin:
         spans.append((begin, begin + told))
-        begin = _behind_tags(file, begin + told)
+        begin = _behind_tags(file, begin + told, size)
     if begin < size:
         spans.append((begin, size))
     file.seek(0)
@@ -61,7 +62,8 @@ def holds_more(file: BinaryIO, kind: Container) -> bool:
     position = file.tell()
     file.seek(max(0, position - FLAC_READS_AHEAD))
     before = file.read(position - file.tell())
-    return b"fLaC" in before[1:] or _FLAC_SYNC.search(file.read(SEARCHED_BYTES)) is not None
+    behind = file.read(SEARCHED_BYTES)
+    return b"fLaC" in before[1:] or any(starts_flac_frame(behind, sync.start()) for sync in _FLAC_SYNC.finditer(behind))
 
 
 def _counts(head: bytes) -> tuple[int, int]:
@@ -78,11 +80,11 @@ def _told(file: BinaryIO, begin: int) -> int | None:
     return n_bytes if flags & XING_HAS_BYTES and flags & XING_HAS_FRAMES else None
 
 
-def _behind_tags(file: BinaryIO, position: int) -> int:
+def _behind_tags(file: BinaryIO, position: int, size: int) -> int:
     for _ in range(MOST_TAGS):
         file.seek(position)
         n_bytes = tag_bytes(file.read(container.HEAD_BYTES))
-        if not n_bytes:
+        if not n_bytes or position + n_bytes > size:  # behind the end: it is none
             break
         position += n_bytes
     return position
@@ -90,14 +92,18 @@ def _behind_tags(file: BinaryIO, position: int) -> int:
 
 def _mpeg_frames_follow(file: BinaryIO, position: int) -> bool:
     """Whether frames of MPEG audio follow one another near `position`, or near the end of a tag there."""
+    size = file.seek(0, io.SEEK_END)
     for _ in range(MOST_TAGS):
         file.seek(position)
         behind = file.read(SEARCHED_BYTES)
         for sync in _MPEG_SYNC_OR_TAG.finditer(behind):
-            if behind[sync.start()] != 0xFF:
-                position += sync.start() + id3_bytes(behind[sync.start() : sync.start() + 10])
-                break
-            if starts_mpeg_audio(behind, sync.start()):
+            at = sync.start()
+            if behind[at] != 0xFF:
+                n_bytes = id3_bytes(behind[at : at + 10])
+                if n_bytes and position + at + n_bytes <= size:
+                    position += at + n_bytes
+                    break
+            elif starts_mpeg_audio(behind, at):
                 return True
         else:
             return False

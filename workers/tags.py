@@ -16,17 +16,22 @@ _IS_HEADER: Final = 1 << 29
 
 
 def id3_bytes(head: bytes) -> int:
-    """Return how long the ID3v2 tag at the start of `head` is, 0 where there is none."""
+    """Return how long the ID3v2 tag at the start of `head` is by its own account, 0 where there is none.
+
+    Versions are never 0xFF, and bytes of the size below 0x80 (ID3v2.4.0, 3.1), so that a damaged place is none.
+    """
     if head[:3] != b"ID3":
         return 0
     if len(head) < _ID3_HEADER_BYTES:
         return len(head)
+    if 0xFF in head[3:5] or max(head[6:_ID3_HEADER_BYTES]) >= 0x80:
+        return 0
     footer = _ID3_HEADER_BYTES if head[5] & _HAS_FOOTER else 0
     return _ID3_HEADER_BYTES + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + footer
 
 
 def tag_bytes(head: bytes) -> int:
-    """Return how long the tag of any kind at the start of `head` is, 0 where there is none."""
+    """Return how long the tag of any kind at the start of `head` is by its own account, 0 where there is none."""
     return id3_bytes(head) or ape_bytes(head) or (_ID3V1_BYTES if head[:3] == b"TAG" else 0)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 
 import av
 import numpy as np
@@ -10,6 +11,7 @@ import soxr
 
 from tests.recordings import (
     APE,
+    BARE,
     BARER,
     ID3V1,
     LENGTH,
@@ -181,7 +183,7 @@ def voices(rate: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("muxer", "codec"), [("adts", "aac"), ("mp3", "libmp3lame"), ("mpegts", "aac")])
-@pytest.mark.parametrize("rates", [(44_100, 48_000), (48_000, 32_000)])
+@pytest.mark.parametrize("rates", [(44_100, 48_000), (48_000, 32_000), (8_000, 44_100)])
 def test_a_recording_goes_on_at_another_rate(muxer, codec, rates):
     """As an advertisement before a show; FFmpeg's command line gives both too."""
     options = BARER if muxer == "mp3" else {}
@@ -189,12 +191,79 @@ def test_a_recording_goes_on_at_another_rate(muxer, codec, rates):
         filmed(muxer, Track(voices(rate)[number], rate, codec, 96_000), options=options)
         for number, rate in enumerate(rates)
     ]
-    info, ending, found = heard(b"".join(parts))
+    info, ending, found = heard(b"".join(parts * 3))
     assert ending.damage is None
     assert info.sample_rate == rates[0]
-    assert len(found) / RATE == pytest.approx(2 * SECONDS, abs=0.25)
+    alone = sum(len(heard(part)[2]) for part in parts)
+    assert len(found) / RATE == pytest.approx(3 * alone / RATE, abs=0.02)
     assert delay_and_likeness(found[:LENGTH])[1] > 0.95
     assert delay_and_likeness(found[-LENGTH:], rounded(OTHER))[1] > 0.95
+
+
+def checksum(content: bytes, bits: int, polynomial: int) -> int:
+    """A cyclic redundancy check, highest bit first, from 0."""
+    found = 0
+    for byte in content:
+        found ^= byte << bits - 8
+        for _ in range(8):
+            found = (found << 1 ^ (polynomial if found >> bits - 1 else 0)) & (1 << bits) - 1
+    return found
+
+
+def flac_frame(number: int, hertz: int) -> bytes:
+    """4,096 equal samples as a frame of FLAC that bears a rate of its own (RFC 9639, 9.1)."""
+    code, rate = (13, struct.pack(">H", hertz)) if hertz < 1 << 16 else (14, struct.pack(">H", hertz // 10))
+    head = bytes([0xFF, 0xF8, 7 << 4 | code, 4 << 1]) + chr(number).encode() + struct.pack(">H", 4095) + rate
+    content = head + bytes([checksum(head, 8, 0x07)]) + b"\0" + struct.pack(">h", 1000)
+    return content + struct.pack(">H", checksum(content, 16, 0x8005))
+
+
+def flac_of(rates: list[int]) -> bytes:
+    """Frames of these rates, behind a header that counts the first two: libsndfile would hear all at one rate."""
+    streaminfo = struct.pack(">HH6sQ16s", 4096, 4096, b"", rates[0] << 44 | 15 << 36 | 2 * 4096, b"")
+    frames = (flac_frame(number, hertz) for number, hertz in enumerate(rates))
+    return b"fLaC\x80\0\0\x22" + streaminfo + b"".join(frames)
+
+
+def test_a_stream_whose_rate_changes_now_and_then_is_heard():
+    _, ending, found = heard(flac_of([8_000] * 400 + [16_000] * 400 + [8_000] * 600))
+    assert ending.damage is None
+    assert len(found) / RATE == pytest.approx(4096 * (1000 / 8_000 + 400 / 16_000), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ([8_000] * 10 + [655_350, 655_340] * 600, "from 8000 to 655350 Hz"),
+        ([48_000] * 10 + [16] * 1_500, "from 48000 to 16 Hz"),
+        ([8_000] * 10 + [44_100, 8_000] * 1_000, "again and again"),
+    ],
+)
+def test_rates_that_nobody_records_at_end_the_recording_soon(rates, said):
+    """A frame of 15 bytes may say that it is five hours long, or ask for a filter that takes a second to make."""
+    began = time.process_time()
+    _, ending, found = heard(flac_of(rates))
+    assert said in ending.damage
+    assert len(found) >= 10 * 4096 * RATE // rates[0]
+    assert time.process_time() - began < 20
+
+
+LYING = {
+    "longer than the file": b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + bytes(20),
+    "no size": b"ID3\x03\0\0\0\0\xff\xff" + bytes(100),
+    "noise": b"ID3\x04\0\0\x12\x34\x56\x78" + np.random.default_rng(4).bytes(400),
+    "APEv2": struct.pack("<8sIIII8s", b"APETAGEX", 2000, 0xFFFF_FF00, 1, 1 << 31 | 1 << 29, bytes(8)),
+}
+"""What begins as tags do, and claims more than there is."""
+
+
+@pytest.mark.parametrize("options", [BARE, BARER], ids=["with a length", "without"])
+@pytest.mark.parametrize("lie", LYING)
+def test_a_tag_that_claims_the_rest_of_an_mp3_takes_nothing_away(options, lie):
+    encoded = mp3(options)
+    _, _, found = heard(encoded + LYING[lie] + encoded)
+    assert len(found) > 2 * LENGTH - 4 * 1152
+    assert delay_and_likeness(found[-LENGTH // 2 :], pcm()[-LENGTH // 2 :])[1] > 0.9
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,28 @@ def test_a_flac_that_is_longer_than_its_header_says_is_heard_to_its_end(samples)
     np.testing.assert_array_equal(found, pcm())
 
 
+def test_short_flacs_that_were_joined_are_all_heard():
+    """libFLAC has read the second one's beginning before the first one's end."""
+    short = written(pcm()[:4_000], RATE, "FLAC")
+    _, ending, found = heard(short * 3)
+    assert ending.damage is None
+    np.testing.assert_array_equal(found, np.tile(pcm()[:4_000], 3))
+
+
+def test_what_follows_a_long_flac_that_does_not_count_it_makes_it_partial(monkeypatch):
+    monkeypatch.setattr(opening, "READ_ON_WITHIN", 1)
+    _, ending, found = heard(written(pcm(), RATE, "FLAC") * 2)
+    assert "does not count" in ending.damage
+    assert len(found) == LENGTH
+
+
+def test_a_picture_behind_a_flac_is_not_taken_for_frames(monkeypatch):
+    monkeypatch.setattr(opening, "open_media", None)
+    for seed in range(4):
+        noise = id3_tag(np.random.default_rng(seed).bytes(200_000))
+        assert len(heard(written(pcm(), RATE, "FLAC") + noise)[2]) == LENGTH
+
+
 @pytest.mark.parametrize("behind", [b"", ID3V1, bytes(40_000)], ids=["nothing", "ID3v1", "zeros"])
 @pytest.mark.parametrize("name", ["FLAC", "MP3"])
 def test_what_tells_its_length_is_read_once(name, behind, monkeypatch):
@@ -285,3 +307,12 @@ def test_half_of_an_asf_is_partial(picture):
     _, ending, _ = heard(content[: len(content) // 2])
     assert "cut short" in ending.damage or "did not decode" in ending.damage
     assert info.declared_seconds == (None if picture else pytest.approx(SECONDS, abs=0.1))
+
+
+def test_an_asf_of_a_broadcast_does_not_know_how_long_it_is():
+    content = bytearray(filmed("asf", Track(pcm(44_100), 44_100, "wmav2", 96_000), picture="wmv2"))
+    properties = content.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365"))
+    content[properties + 64 : properties + 72] = struct.pack("<Q", 36_000 * 10**7)
+    assert "cut short" in heard(bytes(content))[1].damage
+    content[properties + 88] |= 1
+    assert heard(bytes(content))[1].damage is None
