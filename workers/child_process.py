@@ -15,6 +15,8 @@ from typing import Any, Final
 from workers import frames
 
 READ_BYTES: Final = 1 << 20
+KEPT_BYTES: Final = 32 << 20  # of free memory: what one block needs the next needs too, and new pages cost time
+MAPPED_BYTES: Final = 8 << 20  # arrays of more than that are given back at once
 MOST_FRAME_BYTES: Final = 1 << 30  # the child has no more memory than that
 _ROOT: Final = Path(__file__).resolve().parents[1]
 
@@ -47,6 +49,8 @@ class ChildProcess:
             "PYTHONPATH": str(_ROOT),
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+            "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES),
         }
         with ExitStack() as always, ExitStack() as on_failure:  # of no memory, say; the worker lives on and tries again
             self._objects = _memory("objects", frames.SLOTS * frames.SLOT_BYTES)

@@ -158,6 +158,18 @@ def test_a_phone_that_sends_nothing_in_pauses_is_heard_behind_them(muxer):
     assert delay_and_likeness(found, np.concatenate([pcm(), np.zeros(2 * RATE, np.int16), pcm()]))[1] > 0.95
 
 
+def test_amr_without_pauses_is_what_ffmpegs_own_decoder_gives_and_so_it_is_up_to_the_first_one():
+    plain, paused = muxed("amr", "libopencore_amrnb", 8000, 12_200), with_pauses_left_out("amr")
+    for content, samples in ((plain, LENGTH), (paused, LENGTH)):
+        with av.open(io.BytesIO(content)) as file:
+            frames = [
+                frame.to_ndarray()[0] for _, frame in zip(range(SECONDS * 50), file.decode(audio=0), strict=False)
+            ]
+        reference = soxr.resample(np.concatenate(frames), 8000, RATE, quality="HQ")
+        _, _, found = heard(content)
+        np.testing.assert_array_equal(found[: samples - RATE // 10], rounded(reference)[: samples - RATE // 10])
+
+
 def test_amr_that_begins_with_nothing_keeps_its_time():
     content = muxed("amr", "libopencore_amrnb", 8000, 12_200)
     _, _, expected = heard(content)
