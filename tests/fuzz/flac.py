@@ -23,9 +23,20 @@ def _coded(number: int) -> bytes:
     return bytes([0xFF << 7 - len(tail) - 1 & 0xFF | number, *reversed(tail)])
 
 
-def frame(number: int, samples: int = LARGEST_BLOCK, channels: int = 1, value: int = 0) -> bytes:
-    """Return a frame of 16-bit constants, at the rate that STREAMINFO says."""
-    head = b"\xff\xf8" + bytes([0x70, (channels - 1) << 4 | 0x08]) + _coded(number) + (samples - 1).to_bytes(2, "big")
+def _rate(rate: int | None) -> tuple[int, bytes]:
+    """Return the code of a frame's rate, and what stands behind its number."""
+    if rate is None:
+        return 0, b""
+    return (13, rate.to_bytes(2, "big")) if rate < 1 << 16 else (14, (rate // 10).to_bytes(2, "big"))
+
+
+def frame(
+    number: int, samples: int = LARGEST_BLOCK, channels: int = 1, value: int = 0, rate: int | None = None
+) -> bytes:
+    """Return a frame of 16-bit constants, at a `rate` of its own or the one that STREAMINFO says."""
+    code, told = _rate(rate)
+    head = b"\xff\xf8" + bytes([0x70 | code, (channels - 1) << 4 | 0x08])
+    head += _coded(number) + (samples - 1).to_bytes(2, "big") + told
     head += bytes([_crc(head, 0x07, 8)])
     body = head + (b"\x00" + value.to_bytes(2, "big", signed=True)) * channels
     return body + _crc(body, 0x8005, 16).to_bytes(2, "big")

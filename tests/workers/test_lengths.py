@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 
+from tests.fuzz import ogg
 from tests.recordings import (
     ALIGNED,
     APE,
@@ -255,30 +256,13 @@ def test_a_file_too_short_for_a_sample_is_empty():
     assert refusal(written(pcm(48_000)[:1], 48_000, "WAV")).code == "empty"
 
 
-def checksum(page: bytes) -> int:
-    """Of an Ogg page (RFC 3533, 6)."""
-    found = 0
-    for byte in page:
-        found ^= byte << 24
-        for _ in range(8):
-            found = (found << 1 ^ (0x04C11DB7 if found >> 31 else 0)) & 0xFFFF_FFFF
-    return found
-
-
 def on_air(content: bytes, samples: int) -> bytes:
     """An Ogg whose recorder joined a broadcast that was so many samples old."""
-    pages, position = [], 0
-    while position < len(content):
-        sizes = content[position + 27 : position + 27 + content[position + 26]]
-        page = bytearray(content[position : position + 27 + len(sizes) + sum(sizes)])
-        position += len(page)
-        [told] = struct.unpack_from("<q", page, 6)
-        if told > 0:
-            struct.pack_into("<q", page, 6, told + samples)
-            page[22:26] = bytes(4)
-            struct.pack_into("<I", page, 22, checksum(page))
-        pages.append(bytes(page))
-    return b"".join(pages)
+    late = bytearray(content)
+    for start, _ in ogg.pages(content):
+        [told] = struct.unpack_from("<q", late, start + 6)
+        struct.pack_into("<q", late, start + 6, told + samples if told > 0 else told)
+    return ogg.repaired(bytes(late))
 
 
 BROADCASTS = {
