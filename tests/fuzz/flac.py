@@ -20,7 +20,7 @@ def _coded(number: int) -> bytes:
     while number >= 1 << 6 - len(tail):
         tail.append(0x80 | number & 0x3F)
         number >>= 6
-    return bytes([0xFF << 7 - len(tail) - 1 & 0xFF | number, *reversed(tail)])
+    return bytes([0xFF << 7 - len(tail) & 0xFF | number, *reversed(tail)])
 
 
 def _rate(rate: int | None) -> tuple[int, bytes]:

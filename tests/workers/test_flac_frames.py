@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.fuzz import flac
 from tests.recordings import RATE, pcm
 from workers.flac_frames import starts_flac_frame
 
@@ -22,6 +23,12 @@ def test_every_frame_of_a_flac_is_found(rate):
     found = [one.start() for one in SYNC.finditer(content) if starts_flac_frame(content, one.start())]
     assert len(found) == -(-len(samples) // 4096)  # libsndfile's frames
     assert not starts_flac_frame(content[: found[1] + 5], found[1])
+
+
+def test_frames_that_are_written_by_hand_are_frames():
+    content = flac.silence(300)
+    starts = [one.start() for one in SYNC.finditer(content)]
+    assert [starts_flac_frame(content, at) for at in starts] == [True] * 300
 
 
 def test_hardly_any_noise_is_taken_for_a_frame():
