@@ -129,26 +129,24 @@ def _blocks(frames: "Iterator[av.AudioFrame]", sample_rate: int) -> Blocks:
     decoding it.
     """
     queue, channels = av.AudioFifo(), 0
-    more: Iterator[av.AudioFrame] | None = frames
     try:
-        while more is not None:
-            frames, more = more, None
-            for frame in frames:
-                if frame.sample_rate != sample_rate:
-                    more = _at_one_rate(itertools.chain([frame], frames), sample_rate)
-                    break
-                if frame.layout.nb_channels != channels:
-                    yield from _emptied(queue)
-                    queue, channels = av.AudioFifo(), frame.layout.nb_channels
-                elif queue.samples >= BLOCK_FRAMES:
-                    yield from _emptied(queue)
-                frame.pts = None  # gaps between frames are not filled: times count decoded samples
-                try:
-                    queue.write(frame)
-                except ValueError:  # the frame's samples are of another format
-                    yield from _emptied(queue)
-                    queue = av.AudioFifo()
-                    queue.write(frame)
+        for frame in frames:
+            if frame.sample_rate != sample_rate:
+                yield from _emptied(queue)
+                yield from _blocks(_at_one_rate(itertools.chain([frame], frames), sample_rate), sample_rate)
+                return
+            if frame.layout.nb_channels != channels:
+                yield from _emptied(queue)
+                queue, channels = av.AudioFifo(), frame.layout.nb_channels
+            elif queue.samples >= BLOCK_FRAMES:
+                yield from _emptied(queue)
+            frame.pts = None  # gaps between frames are not filled: times count decoded samples
+            try:
+                queue.write(frame)
+            except ValueError:  # the frame's samples are of another format
+                yield from _emptied(queue)
+                queue = av.AudioFifo()
+                queue.write(frame)
     except Damage:
         yield from _emptied(queue)
         raise
