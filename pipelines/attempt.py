@@ -35,6 +35,7 @@ from workers.stores import ReadingStopped
 
 TALLY_SECONDS: Final = 10.0
 _MODEL_ERROR: Final = "ModelError: "
+_CAUSED: Final = "\n\nThe above exception was the direct cause of the following exception:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,9 @@ def stopped(plan: Plan, error: Exception) -> PhonolakeError:
     ours = next((one for one in chain if isinstance(one, PhonolakeError | ReadingStopped)), None)
     if isinstance(ours, BudgetExceeded | NodesLost):
         return ours
-    said = str(ours) if ours else _unloadable(chain) or f"{type(chain[-1]).__name__}: {chain[-1]}"
+    said = (
+        str(ours) if ours else _unloadable(chain) or _raised_first(chain) or f"{type(chain[-1]).__name__}: {chain[-1]}"
+    )
     return PhonolakeError(f"run {plan.run} stopped: {said}; run the same command to resume")
 
 
@@ -140,6 +143,14 @@ def _unloadable(chain: Sequence[BaseException]) -> str | None:
     """Return what a model actor said that could not be made: Ray keeps the text of its error only."""
     text = next((str(one) for one in chain if _MODEL_ERROR in str(one)), "")
     return text.rpartition(_MODEL_ERROR)[2].partition("\n")[0] or None
+
+
+def _raised_first(chain: Sequence[BaseException]) -> str | None:
+    """Return what a step of the graph raised, a full disk say: of that too, Ray keeps the text only."""
+    text = next((str(one) for one in chain if _CAUSED in str(one)), "")
+    name, _, said = text.partition(_CAUSED)[0].rstrip().rpartition("\n")[2].partition(": ")
+    module, _, kind = name.rpartition(".")
+    return (said if module == PhonolakeError.__module__ else f"{kind}: {said}") if said else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

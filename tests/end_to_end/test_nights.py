@@ -221,3 +221,19 @@ def test_a_night_with_nothing_new_ends_with_0_starts_no_ray_and_writes_nothing(
     with pytest.raises(AssertionError, match="Ray was started"):  # or this would prove nothing
         phonolake("run", recipe, "--set", "spectrograms=[{kind: mfcc}]")
     assert signatures(lake) == before
+
+
+def test_a_lake_that_cannot_be_written_in_mid_run_is_told_and_the_run_is_resumed(recipe: Path) -> None:
+    lake = recipe.parent / "lake"
+    in_the_way = lake / "staging" / "clips" / "00001" / "0001" / "spectrograms"  # a file, where a folder is wanted
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.touch()
+    stopped = phonolake("run", recipe)
+    assert stopped.returncode == 1
+    assert "run 00001 stopped: FileExistsError: " in stopped.stderr
+    assert str(in_the_way) in stopped.stderr
+    assert "run the same command to resume" in stopped.stderr
+    assert "UDF" not in stopped.stderr
+    in_the_way.unlink()
+    assert phonolake("run", recipe).returncode == 0
+    assert sound(lake)
