@@ -1,6 +1,7 @@
 """An attempt: one Ray Data execution on behalf of a run, and how far the run is before and after it."""
 
 import math
+import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -146,11 +147,16 @@ def _unloadable(chain: Sequence[BaseException]) -> str | None:
 
 
 def _raised_first(chain: Sequence[BaseException]) -> str | None:
-    """Return what a step of the graph raised, a full disk say: of that too, Ray keeps the text only."""
+    """Return what a step of the graph raised, of a full disk say: of that too, Ray keeps the text only.
+
+    Of several errors that caused each other ours says most; without any, the first.
+    """
     text = next((str(one) for one in chain if _CAUSED in str(one)), "")
-    name, _, said = text.partition(_CAUSED)[0].rstrip().rpartition("\n")[2].partition(": ")
-    module, _, kind = name.rpartition(".")
-    return (said if module == PhonolakeError.__module__ else f"{kind}: {said}") if said else None
+    raised = [part.rstrip().rpartition("\n")[2] for part in text.split(_CAUSED)[:-1]]
+    ours = [line.partition(": ")[2] for line in raised if line.startswith(f"{PhonolakeError.__module__}.")]
+    if ours:
+        return ours[-1]
+    return re.sub(r"^(?:\w+\.)+", "", raised[0]) if raised else None  # its class without the module's name
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

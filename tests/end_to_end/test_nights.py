@@ -230,7 +230,7 @@ def test_a_lake_that_cannot_be_written_in_mid_run_is_told_and_the_run_is_resumed
     in_the_way.touch()
     stopped = phonolake("run", recipe)
     assert stopped.returncode == 1
-    assert "run 00001 stopped: FileExistsError: " in stopped.stderr
+    assert "run 00001 stopped: cannot write " in stopped.stderr
     assert str(in_the_way) in stopped.stderr
     assert "run the same command to resume" in stopped.stderr
     assert "UDF" not in stopped.stderr

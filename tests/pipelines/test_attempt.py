@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hand_made import RECIPE, planned
 
-from pipelines.attempt import allowed_failures
+from pipelines.attempt import allowed_failures, stopped
 from pipelines.recipe_sections import LimitsSection
 
 
@@ -31,3 +31,30 @@ def test_a_retry_has_no_budget_since_it_is_about_what_failed(store):
     plan, _ = planned(store, 3)
     recipe = RECIPE.model_copy(update={"limits": LimitsSection(max_failed_fraction=0)})
     assert allowed_failures(recipe, replace(plan, retry=True)) == 3
+
+
+class OfRay(Exception):
+    """As Ray tells an error of a worker: as text."""
+
+
+CAUSED = "\n\nThe above exception was the direct cause of the following exception:\n\n"
+TOLD = {
+    "ours says where": (
+        "  File x\nOSError: [Errno 28] No space left on device"
+        f"{CAUSED}  File y\npipelines.errors.StoreError: cannot write /lake/a.parquet: OSError: [Errno 28] No space"
+        f"{CAUSED}ray.exceptions.UserCodeException: UDF failed",
+        "cannot write /lake/a.parquet: OSError: [Errno 28] No space",
+    ),
+    "without any the first": (
+        f"  File x\npyarrow.lib.ArrowInvalid: a.b: no\n{CAUSED}ray.exceptions.UserCodeException: UDF failed",
+        "ArrowInvalid: a.b: no",
+    ),
+    "nothing caused it": ("UDF failed", "OfRay: UDF failed"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_what_a_worker_raised_is_told_and_not_what_ray_says_of_it(store, case):
+    plan, _ = planned(store, 1)
+    text, said = TOLD[case]
+    assert str(stopped(plan, OfRay(text))) == f"run 00001 stopped: {said}; run the same command to resume"
